@@ -1,0 +1,204 @@
+"""Where candidates come from: the protocol of a source, and exact search."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge import kernels
+from attnbridge.errors import InvalidInputError, UnknownIdError
+from attnbridge.integrations.rows import Rows
+from attnbridge.metric import Keys, Metric
+from attnbridge.validation import as_count, as_matrix
+
+Labels = npt.NDArray[np.int64]
+Distances = npt.NDArray[np.float32]
+
+# Working memory of one exact scan: queries of a chunk * rows * 8 bytes.
+_SCAN_BYTES = 32 << 20
+
+
+@runtime_checkable
+class CandidateSource(Protocol):
+    """What `AttentionVectorBridge` asks of an index; a database client or another library can be one.
+
+    Labels are whole numbers given by the caller, never reused. Vectors are raw (not normalised).
+
+    Examples
+    --------
+    >>> from attnbridge.integrations import CandidateSource, ExactIndex
+    >>> isinstance(ExactIndex(dim=2), CandidateSource)
+    True
+    """
+
+    dim: int
+
+    def add(self, vectors: npt.ArrayLike, labels: npt.ArrayLike) -> None:
+        """Add vectors under new labels.
+
+        Parameters
+        ----------
+        vectors : array_like, (n, d)
+        labels : array_like of int, (n,)
+        """
+        ...
+
+    def remove(self, labels: npt.ArrayLike) -> None:
+        """Make labels unfindable.
+
+        Parameters
+        ----------
+        labels : array_like of int, (n,)
+        """
+        ...
+
+    def query(self, queries: npt.ArrayLike, n: int) -> tuple[Labels, Distances]:
+        """Return the labels and distances of each query's nearest rows, nearest first.
+
+        Parameters
+        ----------
+        queries : array_like, (b, d)
+        n : int
+
+        Returns
+        -------
+        labels : ndarray of int64, (b, n)
+            -1 where fewer than n were found.
+        distances : ndarray of float32, (b, n)
+            inf where fewer than n were found.
+        """
+        ...
+
+    def __len__(self) -> int: ...
+
+
+def exact_search(
+    keys: Keys,
+    metric: Metric,
+    queries: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float64],
+    n: int,
+    rows: Labels | None,
+) -> tuple[Labels, Distances]:
+    """Return the n nearest of the given rows (ascending; None for all) for prepared queries, padded with -1, inf."""
+    count = len(keys.data) if rows is None else len(rows)
+    positions = np.empty((len(queries), n), np.int64)
+    similarities = np.empty((len(queries), n))
+    step = max(1, _SCAN_BYTES // (8 * max(count, 1)))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        kernels.exact_top_k(queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part])
+    found = positions >= 0
+    labels = positions if rows is None else np.where(found, rows[positions], -1) if count else positions
+    return labels, np.where(found, metric.distances(similarities), np.float32(np.inf))
+
+
+def check_new_labels(labels: npt.ArrayLike, count: int) -> Labels:
+    """Return `count` distinct labels >= 0 as int64."""
+    array = np.asarray(labels)
+    if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
+        raise InvalidInputError(
+            f"labels must be whole numbers, one for each of {count} vectors; got {array.dtype} {array.shape}"
+        )
+    array = array.astype(np.int64)
+    if count and array.min() < 0:
+        raise InvalidInputError(f"labels must be >= 0, got {array.min()}")
+    values, counts = np.unique(array, return_counts=True)
+    if len(values) < count:
+        raise InvalidInputError(f"labels must be distinct, got {values[counts > 1][0]} more than once")
+    return array
+
+
+class ExactIndex:
+    """Nearest neighbours by reading every row: always right, and the fallback where hnswlib does not run.
+
+    Parameters
+    ----------
+    dim : int
+    metric : {"cosine", "ip", "l2"}, default "cosine"
+
+    Examples
+    --------
+    >>> from attnbridge.integrations import ExactIndex
+    >>> index = ExactIndex(dim=2, metric="l2")
+    >>> index.add([[0.0, 0.0], [3.0, 4.0]], labels=[7, 8])
+    >>> index.query([[3.0, 3.0]], n=1)
+    (array([[8]]), array([[1.]], dtype=float32))
+    """
+
+    def __init__(self, dim: int, metric: str = "cosine") -> None:
+        self.dim = as_count(dim, "dim")
+        self._rows = Rows(self.dim, Metric(metric))
+        self._labels = np.empty(0, np.int64)  # of each row
+        self._row_of: dict[int, int] = {}
+
+    def add(self, vectors: npt.ArrayLike, labels: npt.ArrayLike) -> None:
+        """Add vectors under new labels.
+
+        Parameters
+        ----------
+        vectors : array_like, (n, d)
+        labels : array_like of int, (n,)
+
+        Raises
+        ------
+        DimensionMismatchError, InvalidInputError
+        """
+        matrix = as_matrix(vectors, "vectors", dim=self.dim)
+        new = check_new_labels(labels, len(matrix))
+        for label in new:
+            if int(label) in self._row_of:
+                raise InvalidInputError(f"labels must be new, but {label} is in the index; remove it first")
+        first = self._rows.append(matrix, "vectors")
+        self._labels = np.concatenate([self._labels, new])
+        self._row_of |= {int(label): first + i for i, label in enumerate(new)}
+
+    def remove(self, labels: npt.ArrayLike) -> None:
+        """Make labels unfindable.
+
+        Parameters
+        ----------
+        labels : array_like of int, (n,)
+
+        Raises
+        ------
+        UnknownIdError
+        """
+        known = [int(label) for label in np.asarray(labels, np.int64)]
+        for label in known:
+            if label not in self._row_of:
+                raise UnknownIdError(f"label {label} is not in the index")
+        for label in known:
+            self._rows.kill([self._row_of.pop(label)])
+
+    def query(self, queries: npt.ArrayLike, n: int) -> tuple[Labels, Distances]:
+        """Return the labels and distances of each query's nearest rows, nearest first.
+
+        Parameters
+        ----------
+        queries : array_like, (b, d)
+        n : int
+
+        Returns
+        -------
+        labels : ndarray of int64, (b, n)
+            -1 where fewer than n are there.
+        distances : ndarray of float32, (b, n)
+            inf where fewer than n are there.
+
+        Raises
+        ------
+        DimensionMismatchError, InvalidInputError
+        """
+        matrix = as_matrix(queries, "queries", dim=self.dim)
+        n = as_count(n, "n")
+        prepared, bias = self._rows.metric.prepare(matrix, "queries")
+        rows, distances = exact_search(
+            self._rows.keys(), self._rows.metric, prepared, bias, n, self._rows.alive_rows()
+        )
+        labels = np.full_like(rows, -1)
+        labels[rows >= 0] = self._labels[rows[rows >= 0]]
+        return labels, distances
+
+    def __len__(self) -> int:
+        return len(self._row_of)

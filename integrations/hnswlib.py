@@ -1,0 +1,472 @@
+"""A safe shell around hnswlib."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.errors import (
+    IndexCorruptError,
+    InvalidConfigError,
+    InvalidInputError,
+    MissingDependencyError,
+    UnknownIdError,
+)
+from attnbridge.integrations.candidates import Distances, Labels, check_new_labels
+from attnbridge.integrations.snapshot import read_snapshot, write_snapshot
+from attnbridge.metric import Metric
+from attnbridge.threads import ReadWriteLock, usable_threads
+from attnbridge.validation import as_count, as_matrix
+
+_REINSTALL = "pip install --force-reinstall --no-cache-dir --no-binary hnswlib hnswlib"
+
+# Run in another process: a build for another CPU dies of an illegal instruction.
+_PROBE = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+import numpy as np, hnswlib
+for space in ("l2", "ip"):
+    for dim in (16, 20, 19):
+        index = hnswlib.Index(space, dim)
+        index.init_index(64)
+        rows = np.random.default_rng(0).standard_normal((64, dim)).astype(np.float32)
+        index.add_items(rows)
+        index.knn_query(rows, k=4)
+"""
+
+# Rows linked between two looks at Ctrl-C.
+_CHUNK = 2_000
+_GRAPH = "graph.hnsw"
+_KIND = "HnswIndex"
+
+
+def _probe_marker(origin: str) -> Path:
+    """Return the file that says this build of hnswlib has run on this CPU."""
+    import llvmlite.binding as llvm
+
+    from attnbridge.kernels._jit import CACHE_FOLDER
+
+    stat = Path(origin).stat()
+    cpu = llvm.get_host_cpu_name() + llvm.get_host_cpu_features().flatten()
+    key = f"{origin}\0{stat.st_size}\0{stat.st_mtime_ns}\0{cpu}"
+    return CACHE_FOLDER / f"hnswlib-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.ok"
+
+
+@functools.cache
+def hnswlib_problem() -> str | None:
+    """Return why hnswlib cannot be used here, or None.
+
+    It ships as source and is compiled for the CPU it is installed on; a build from another CPU kills the process.
+    So it first runs in a process of its own, once for a build and a CPU.
+    """
+    spec = importlib.util.find_spec("hnswlib")
+    if spec is None or spec.origin is None:
+        return f"hnswlib is not installed (it needs a C++ compiler): {_REINSTALL}"
+    marker = _probe_marker(spec.origin)
+    if marker.exists() or not sys.executable:
+        return None
+    try:
+        run = subprocess.run(  # noqa: S603 - our own interpreter and code
+            [sys.executable, "-c", _PROBE, json.dumps(sys.path)], capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no second process to be had: nothing is known against it
+        return None
+    if run.returncode != 0:
+        last = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+        what = (
+            f"died of signal {-run.returncode}, as a build for another CPU does"
+            if run.returncode < 0
+            else last
+        )
+        return f"hnswlib does not run on this machine ({what}): {_REINSTALL}"
+    try:
+        marker.touch()
+    except OSError:
+        pass
+    return None
+
+
+def load_hnswlib() -> ModuleType:
+    """Import hnswlib, or say why it cannot be used."""
+    problem = hnswlib_problem()
+    if problem is not None:
+        raise MissingDependencyError(problem)
+    import hnswlib
+
+    return hnswlib  # type: ignore[no-any-return]
+
+
+class HnswIndex:
+    """An hnswlib index that cannot be used wrongly.
+
+    Vectors and queries are checked (dimension, NaN), capacity grows by itself, a search that is short of hits pads
+    instead of failing, searches and writes exclude each other, and a saved index is checksummed.
+
+    Parameters
+    ----------
+    dim : int
+    metric : {"cosine", "ip", "l2"}, default "cosine"
+    M : int, default 16
+        Links of a row in each upper layer, twice as many in the bottom one. At least 2.
+    ef_construction : int, default 200
+        Breadth of the search for neighbours while building.
+    ef : int, default 100
+        Breadth of a search; a search for n rows uses at least n.
+    seed : int, default 100
+        One seed and one thread build the same index twice.
+    threads : int, optional
+        Threads for building and searching; by default ATTNBRIDGE_NUM_THREADS or the usable cores.
+
+    Raises
+    ------
+    InvalidConfigError
+    MissingDependencyError
+        hnswlib is not installed or does not run on this machine.
+
+    Examples
+    --------
+    >>> from attnbridge.integrations import HnswIndex
+    >>> index = HnswIndex(dim=2, metric="l2")
+    >>> index.add([[0.0, 0.0], [3.0, 4.0]], labels=[7, 8])
+    >>> index.query([[3.0, 3.0]], n=3)
+    (array([[ 8,  7, -1]]), array([[ 1., 18., inf]], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        metric: str = "cosine",
+        *,
+        M: int = 16,  # noqa: N803 - the paper's name
+        ef_construction: int = 200,
+        ef: int = 100,
+        seed: int = 100,
+        threads: int | None = None,
+    ) -> None:
+        self._hnswlib = load_hnswlib()
+        self.dim = as_count(dim, "dim")
+        self._metric = Metric(metric)
+        self.M = as_count(M, "M", least=2)
+        if self.M > 10_000:
+            raise InvalidConfigError(f"M must be at most 10000, got {self.M}")
+        self.ef_construction = as_count(ef_construction, "ef_construction")
+        self.ef = as_count(ef, "ef")
+        self.seed = as_count(seed, "seed", least=0)
+        self.threads = usable_threads(threads)
+        self._lock = ReadWriteLock()
+        self._live: set[int] = set()
+        self._removed: set[int] = set()  # never used again: hnswlib would take one as an update in place
+        self._index = self._new_index()
+        self._index.init_index(1024, M=self.M, ef_construction=self.ef_construction, random_seed=self.seed)
+        self._index.set_ef(self.ef)
+
+    def _new_index(self) -> Any:
+        # Unit rows under "ip" are cosine; hnswlib's own "cosine" would take zero vectors without a word.
+        return self._hnswlib.Index("l2" if self._metric.name == "l2" else "ip", self.dim)
+
+    @property
+    def metric(self) -> str:
+        """The metric's name."""
+        return self._metric.name
+
+    def add(
+        self, vectors: npt.ArrayLike, labels: npt.ArrayLike, *, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Add vectors under new labels; on an error or Ctrl-C none of them is findable.
+
+        Parameters
+        ----------
+        vectors : array_like, (n, d)
+        labels : array_like of int, (n,)
+            Labels >= 0, not used before.
+        progress : callable, optional
+            Called with the number of rows linked since the last call.
+
+        Raises
+        ------
+        DimensionMismatchError, InvalidInputError
+        """
+        matrix = as_matrix(vectors, "vectors", dim=self.dim)
+        prepared, _ = self._metric.prepare(matrix, "vectors")
+        new = check_new_labels(labels, len(matrix))
+        with self._lock.write():
+            added = [int(label) for label in new]
+            for label in added:
+                if label in self._live or label in self._removed:
+                    raise InvalidInputError(f"labels must be new, but {label} has been used; take another")
+            room = len(self._live) + len(self._removed) + len(added)
+            if room > self._index.get_max_elements():
+                self._index.resize_index(max(room, 2 * self._index.get_max_elements()))
+            try:
+                for start in range(0, len(added), _CHUNK):
+                    part = slice(start, start + _CHUNK)
+                    self._index.add_items(prepared[part], new[part], num_threads=self.threads)
+                    if progress is not None:
+                        progress(len(added[part]))
+            except BaseException:
+                present = set(self._index.get_ids_list())
+                for label in added:
+                    if label in present:
+                        self._removed.add(label)
+                        self._index.mark_deleted(label)
+                raise
+            self._live.update(added)
+
+    def remove(self, labels: npt.ArrayLike) -> None:
+        """Make labels unfindable; their links stay until the index is built anew.
+
+        Parameters
+        ----------
+        labels : array_like of int, (n,)
+
+        Raises
+        ------
+        UnknownIdError
+        """
+        gone = {int(label) for label in np.asarray(labels, np.int64)}
+        with self._lock.write():
+            for label in gone:
+                if label not in self._live:
+                    raise UnknownIdError(f"label {label} is not in the index")
+            for label in gone:
+                self._index.mark_deleted(label)
+            self._live -= gone
+            self._removed |= gone
+
+    def query(
+        self, queries: npt.ArrayLike, n: int, *, threads: int | None = None
+    ) -> tuple[Labels, Distances]:
+        """Return the labels and distances of each query's nearest rows, nearest first.
+
+        Parameters
+        ----------
+        queries : array_like, (b, d)
+        n : int
+        threads : int, optional
+            The index's own number by default.
+
+        Returns
+        -------
+        labels : ndarray of int64, (b, n)
+            -1 where fewer than n were found.
+        distances : ndarray of float32, (b, n)
+            1 - similarity under cosine and ip, the squared distance under l2; inf where fewer were found.
+
+        Raises
+        ------
+        DimensionMismatchError, InvalidInputError
+        """
+        matrix = as_matrix(queries, "queries", dim=self.dim)
+        n = as_count(n, "n")
+        prepared, _ = self._metric.prepare(matrix, "queries")
+        labels = np.full((len(matrix), n), -1, np.int64)
+        distances = np.full((len(matrix), n), np.inf, np.float32)
+        with self._lock.read():
+            k = min(n, len(self._live))
+            if k and len(matrix):
+                try:
+                    found = self._index.knn_query(prepared, k=k, num_threads=threads or self.threads)
+                    labels[:, :k], distances[:, :k] = found
+                except RuntimeError:  # one of them reaches fewer than k rows: find out which, and how many
+                    for i in range(len(prepared)):
+                        reached = self._reachable(prepared[i : i + 1], k)
+                        if reached:
+                            found = self._index.knn_query(prepared[i : i + 1], k=reached, num_threads=1)
+                            labels[i, :reached], distances[i, :reached] = found[0][0], found[1][0]
+        return labels, distances
+
+    def _reachable(self, query: npt.NDArray[np.float32], k: int) -> int:
+        """Return the most rows, up to k, that hnswlib returns for this query, by bisection."""
+        low, high = 0, k + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                self._index.knn_query(query, k=middle, num_threads=1)
+                low = middle
+            except RuntimeError:
+                high = middle
+        return low
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._live
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's options.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "dim": self.dim,
+            "metric": self.metric,
+            "M": self.M,
+            "ef_construction": self.ef_construction,
+            "ef": self.ef,
+            "seed": self.seed,
+        }
+
+    def write_graph(self, path: Path) -> None:
+        """Write hnswlib's file and see that it is whole: on a full disk hnswlib says nothing.
+
+        Parameters
+        ----------
+        path : Path
+
+        Raises
+        ------
+        OSError
+        """
+        with self._lock.read():
+            expected = self._index.index_file_size()
+            self._index.save_index(str(path))
+        written = path.stat().st_size if path.exists() else 0
+        if written != expected:
+            raise OSError(
+                f"{path} was not written in full ({written} of {expected} bytes): is the disk full?"
+            )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the index to a folder, atomically and with checksums.
+
+        Parameters
+        ----------
+        folder : path-like
+
+        Raises
+        ------
+        InvalidInputError
+            The folder holds other things than an index.
+        OSError
+            The disk is full, or the folder cannot be written; what was there before is untouched.
+        """
+        about = {"settings": self.settings(), "removed": sorted(self._removed)}
+        write_snapshot(
+            folder, _KIND, about, {_GRAPH: self.write_graph} if self._live or self._removed else {}
+        )
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], *, threads: int | None = None) -> "HnswIndex":
+        """Read a saved index.
+
+        Parameters
+        ----------
+        folder : path-like
+        threads : int, optional
+
+        Returns
+        -------
+        HnswIndex
+
+        Raises
+        ------
+        IndexCorruptError
+            No index, or a damaged one.
+        """
+        manifest, snapshot = read_snapshot(folder, _KIND)
+        index = cls(**manifest["settings"], threads=threads)
+        if _GRAPH in manifest["files"]:
+            index.read_graph(snapshot / _GRAPH, set(manifest["removed"]))
+        return index
+
+    def read_graph(self, path: Path, removed: set[int]) -> None:
+        """Replace this (empty) index's graph by hnswlib's file.
+
+        Parameters
+        ----------
+        path : Path
+        removed : set of int
+            Labels that are in the file but no more in the index.
+
+        Raises
+        ------
+        IndexCorruptError
+            The file is of another dimension or M, or cut short.
+        """
+        with path.open("rb") as file:
+            header = np.frombuffer(file.read(96), np.uint64)
+        expected = {"label offset": 4 * (2 * self.M + 1) + 4 * self.dim, "M": self.M}
+        got = {"label offset": int(header[4]), "M": int(header[9])} if len(header) == 12 else {}
+        if got != expected:
+            raise IndexCorruptError(
+                f"{path} is not the graph of an index with dim={self.dim}, M={self.M}: header {got} instead of "
+                f"{expected}"
+            )
+        loaded = self._new_index()
+        try:
+            loaded.load_index(str(path))
+        except RuntimeError as error:
+            raise IndexCorruptError(f"{path} is damaged: {error}; restore it from a backup") from error
+        loaded.set_ef(self.ef)
+        with self._lock.write():
+            self._index = loaded
+            self._removed = set(removed)
+            self._live = set(loaded.get_ids_list()) - removed
+
+    @classmethod
+    def adopt(
+        cls, index: Any, *, threads: int | None = None
+    ) -> "tuple[HnswIndex, Labels, Labels, npt.NDArray[np.float32]]":
+        """Take a copy of an hnswlib index that exists already; nothing is built anew.
+
+        Parameters
+        ----------
+        index : hnswlib.Index
+        threads : int, optional
+
+        Returns
+        -------
+        index : HnswIndex
+            Its labels are 0..n-1 in hnswlib's internal order (the order of insertion).
+        labels : ndarray of int64, (n,)
+            The labels that the rows had.
+        removed : ndarray of int64
+            Rows that were marked as deleted.
+        vectors : ndarray of float32, (n, d)
+            The stored vectors; unit length where the index was one of "cosine".
+
+        Raises
+        ------
+        InvalidInputError
+            Not an hnswlib index.
+        """
+        module = load_hnswlib()
+        if not isinstance(index, module.Index):
+            raise InvalidInputError(f"index must be an hnswlib.Index, got {type(index).__name__}")
+        (given,) = index.__getstate__()
+        state = dict(given)
+        metric, dim = state["space"], state["dim"]
+        options = {"dim": dim, "metric": metric, "ef": max(100, state["ef"]), "seed": state["seed"] % 2**63}
+        if not state["index_inited"] or not state["cur_element_count"]:
+            empty = np.empty(0, np.int64)
+            return cls(**options, threads=threads), empty, empty, np.empty((0, dim), np.float32)
+        n, size = state["cur_element_count"], state["size_data_per_element"]
+        level0 = state["data_level0"].view(np.uint8).reshape(n, size)
+        at_label, at_data = state["label_offset"], state["offset_data"]
+        labels = level0[:, at_label : at_label + 8].copy().view(np.int64).ravel()
+        vectors = level0[:, at_data : at_data + 4 * dim].copy().view(np.float32)
+        removed = np.flatnonzero(level0[:, 2] & 1)  # hnswlib's delete mark: third byte of the list of links
+        level0[:, at_label : at_label + 8] = np.arange(n, dtype=np.int64).view(np.uint8).reshape(n, 8)
+        state["label_lookup_external"] = np.arange(n, dtype=np.uint64)
+        state["label_lookup_internal"] = np.arange(n, dtype=np.uint32)
+        state |= {"space": "l2" if metric == "l2" else "ip", "normalize": False, "ep_added": True}
+        copy = module.Index.__new__(module.Index)
+        copy.__setstate__((state,))
+        own = cls(**options, M=state["M"], ef_construction=state["ef_construction"], threads=threads)
+        copy.set_ef(own.ef)
+        own._index, own._removed = copy, set(removed.tolist())
+        own._live = set(range(n)) - own._removed
+        return own, labels, removed, vectors

@@ -1,0 +1,296 @@
+"""One search: candidates from the index, logits over the stored rows, rerank stages, hits."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge import kernels
+from attnbridge.errors import IndexCorruptError
+from attnbridge.hits import Hits
+from attnbridge.integrations.candidates import CandidateSource, Distances, Labels, exact_search
+from attnbridge.integrations.hnswlib import HnswIndex
+from attnbridge.integrations.store import Store
+from attnbridge.metric import Keys, Metric
+from attnbridge.rerank import Pool, Stage, TokenRows
+from attnbridge.scoring import AttentionType
+from attnbridge.threads import for_chunks
+
+# Queries that go to the index and the kernels in one call.
+_CHUNK = 32
+
+# A filter goes to exact search where reading the allowed rows costs less than the wider graph search that would
+# be needed: a candidate of a graph search costs about as much as this many rows read one after the other.
+_ROWS_PER_CANDIDATE = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked search.
+
+    Parameters
+    ----------
+    queries : (b, d) float32
+    k, offset, candidates : int
+    threshold : float or None
+    allowed : (m,) int64 ascending or None
+        Rows that a filter lets pass.
+    exclude : int
+        A row never to return, or -1.
+    exact : bool
+    stages : sequence of Stage
+    query_tokens : list of ((m, dt) float32, (m,) float64), or None
+    threads : int
+    """
+
+    queries: npt.NDArray[np.float32]
+    k: int
+    offset: int
+    candidates: int
+    threshold: float | None
+    allowed: npt.NDArray[np.int64] | None
+    exclude: int
+    exact: bool
+    stages: Sequence[Stage]
+    query_tokens: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]] | None
+    threads: int
+
+
+class Searcher:
+    """One state of the store, ready to be searched.
+
+    Parameters
+    ----------
+    store : Store
+    source : CandidateSource
+    metric : Metric
+    attention : AttentionType
+    options : dict
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        source: CandidateSource,
+        metric: Metric,
+        attention: AttentionType,
+        options: dict[str, Any],
+    ) -> None:
+        self.store = store
+        self.source = source
+        self.metric = metric
+        self.attention = attention
+        self.options = options
+        self.keys: Keys = store.rows.keys()
+        self.tokens: TokenRows | None = None if store.tokens is None else store.tokens.view()
+
+    def run(self, request: Request) -> list[Hits]:
+        """Search every query of the request."""
+        prepared, bias = self.metric.prepare(request.queries, "query")
+        allowed = np.zeros(self.store.rows.count, np.bool_)
+        if request.allowed is not None:
+            allowed[request.allowed] = True
+        count = len(prepared)
+        out: list[Any] = [None] * count
+        chunk = max(1, min(_CHUNK, -(-count // (4 * request.threads))))
+
+        def work(start: int, stop: int) -> None:
+            out[start:stop] = self._chunk(request, prepared[start:stop], bias[start:stop], allowed, start)
+
+        for_chunks(work, count, chunk, request.threads)
+        return out
+
+    def _chunk(
+        self,
+        request: Request,
+        queries: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float64],
+        allowed: npt.NDArray[np.bool_],
+        first: int,
+    ) -> list[Hits]:
+        started = time.perf_counter()
+        raw = request.queries[first : first + len(queries)]
+        labels, distances = self._candidates(request, raw, queries, bias, allowed)
+        counts = (labels >= 0).sum(axis=1)
+        timings = {"candidates": (time.perf_counter() - started) / len(queries)}
+        if request.stages:
+            return [
+                self._staged(
+                    request,
+                    queries[i],
+                    float(bias[i]),
+                    labels[i, : counts[i]],
+                    distances[i],
+                    timings,
+                    first + i,
+                )
+                for i in range(len(queries))
+            ]
+        return self._plain(request, queries, bias, labels, distances, counts, timings)
+
+    def _plain(
+        self,
+        request: Request,
+        queries: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float64],
+        labels: Labels,
+        distances: Distances,
+        counts: npt.NDArray[np.int64],
+        timings: dict[str, float],
+    ) -> list[Hits]:
+        """Rank by the attention's logit alone, in one fused call."""
+        started = time.perf_counter()
+        shape = (len(queries), request.offset + request.k)
+        positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
+        self.attention.rerank(
+            queries, bias, self.keys, labels, counts, self.options, positions, logits, weights
+        )
+        timings["rerank"] = (time.perf_counter() - started) / len(queries)
+        found = np.minimum(counts, shape[1])
+        return [
+            self._hits(
+                request,
+                positions[i, : found[i]],
+                labels[i],
+                distances[i],
+                logits[i, : found[i]],
+                weights[i, : found[i]],
+                {},
+                timings,
+                int(counts[i]),
+            )
+            for i in range(len(queries))
+        ]
+
+    def _staged(
+        self,
+        request: Request,
+        query: npt.NDArray[np.float32],
+        bias: float,
+        rows: Labels,
+        distances: Distances,
+        timings: dict[str, float],
+        number: int,
+    ) -> Hits:
+        """Rank by the attention's logit, then by each stage in turn."""
+        timings = dict(timings)
+        started = time.perf_counter()
+        pool = Pool(
+            query, bias, self.metric, self.keys, rows, np.empty(0), self.attention, self.options, self.tokens
+        )
+        if request.query_tokens is not None:
+            pool.query_tokens, pool.query_token_weights = request.query_tokens[number]
+        pool.scores = pool.logits()
+        parts = {self.attention.name: pool.scores}
+        timings["rerank"] = time.perf_counter() - started
+        for stage in request.stages if len(rows) else ():
+            started = time.perf_counter()
+            pool.parts = {}
+            stage.apply(pool)
+            name = stage.name
+            while name in timings:  # the same stage twice
+                name += "+"
+            timings[name] = time.perf_counter() - started
+            for part, values in pool.parts.items():
+                parts[name if part == stage.name else part] = values
+        weights = np.empty(len(rows))
+        kernels.softmax(pool.scores, weights)
+        best = np.empty(min(len(rows), request.offset + request.k), np.int64)
+        kernels.top_k(pool.scores, rows, best)
+        return self._hits(
+            request, best, rows, distances, pool.scores[best], weights[best], parts, timings, len(rows)
+        )
+
+    def _hits(
+        self,
+        request: Request,
+        positions: npt.NDArray[np.int64],
+        rows: Labels,
+        distances: Distances,
+        scores: npt.NDArray[np.float64],
+        weights: npt.NDArray[np.float64],
+        parts: dict[str, npt.NDArray[np.float64]],
+        timings: dict[str, float],
+        candidates: int,
+    ) -> Hits:
+        last = len(positions)
+        if request.threshold is not None:
+            last = int((scores >= request.threshold).sum())
+        window = slice(request.offset, last)
+        positions = positions[window]
+        scores = scores[window]
+        ids = self.store.ids
+        return Hits(
+            ids=[ids[row] for row in rows[positions].tolist()],
+            scores=scores,
+            weights=weights[window],
+            distances=distances[positions],
+            ranks_before=positions,
+            parts={name: values[positions] for name, values in parts.items()}
+            or {self.attention.name: scores},
+            timings=timings | {"total": sum(timings.values())},
+            candidates=candidates,
+        )
+
+    def _candidates(
+        self,
+        request: Request,
+        raw: npt.NDArray[np.float32],
+        queries: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float64],
+        allowed: npt.NDArray[np.bool_],
+    ) -> tuple[Labels, Distances]:
+        """Return up to `candidates` rows for each query, nearest first, then -1."""
+        n = request.candidates + (request.exclude >= 0)
+        live = len(self.store)
+        pass_count = live if request.allowed is None else len(request.allowed)
+        fetch = n if request.allowed is None else int(1.5 * n * live / max(pass_count, 1)) + 1
+        filtered = request.allowed is not None
+        if request.exact or (filtered and pass_count < _ROWS_PER_CANDIDATE * fetch):
+            labels, distances = self._exact(request, queries, bias, n)
+        else:
+            labels, distances = self._query_source(raw, min(fetch, live))
+            if filtered:
+                labels, distances = _kept(labels, distances, (labels >= 0) & allowed[labels], n)
+            elif fetch > live:
+                labels, distances = _kept(labels, distances, labels >= 0, n)
+            short = np.flatnonzero((labels >= 0).sum(axis=1) < min(n, pass_count))
+            if len(short):  # the graph did not lead to enough of them: read the rows
+                labels[short], distances[short] = self._exact(request, queries[short], bias[short], n)
+        if request.exclude >= 0:
+            keep = (labels >= 0) & (labels != request.exclude)
+            labels, distances = _kept(labels, distances, keep, request.candidates)
+        return labels, distances
+
+    def _exact(
+        self, request: Request, queries: npt.NDArray[np.float32], bias: npt.NDArray[np.float64], n: int
+    ) -> tuple[Labels, Distances]:
+        rows = self.store.rows.alive_rows() if request.allowed is None else request.allowed
+        return exact_search(self.keys, self.metric, queries, bias, n, rows)
+
+    def _query_source(self, queries: npt.NDArray[np.float32], n: int) -> tuple[Labels, Distances]:
+        if isinstance(self.source, HnswIndex):
+            return self.source.query(queries, n, threads=1)  # the chunks are what runs in parallel
+        labels, distances = self.source.query(queries, n)
+        if labels.size and labels.max() >= self.store.rows.count:
+            raise IndexCorruptError(
+                f"{type(self.source).__name__}.query returned label {labels.max()}, but only "
+                f"{self.store.rows.count} rows were added; labels must be those given to add"
+            )
+        return labels, distances
+
+
+def _kept(
+    labels: Labels, distances: Distances, keep: npt.NDArray[np.bool_], n: int
+) -> tuple[Labels, Distances]:
+    """Return the first n kept entries of each row, padded with -1 and inf."""
+    out_labels = np.full((len(labels), n), -1, np.int64)
+    out_distances = np.full((len(labels), n), np.inf, np.float32)
+    for i in range(len(labels)):
+        kept = np.flatnonzero(keep[i])[:n]
+        out_labels[i, : len(kept)] = labels[i, kept]
+        out_distances[i, : len(kept)] = distances[i, kept]
+    return out_labels, out_distances

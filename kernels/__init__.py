@@ -1,0 +1,24 @@
+"""Floor 1: Numba kernels on C-contiguous arrays.
+
+No classes, no validation and no Python objects live here; everything above checks first and calls then.
+Kernels write into the arrays they are given, release the GIL and are serial: a batch is split over threads
+by ``attnbridge.threads``, one floor up.
+"""
+
+from attnbridge.kernels.dot import dot, row_norms, weighted_sum
+from attnbridge.kernels.maxsim import maxsim
+from attnbridge.kernels.rerank import exact_top_k, rerank
+from attnbridge.kernels.softmax import logsumexp, softmax
+from attnbridge.kernels.topk import top_k
+
+__all__ = [
+    "dot",
+    "exact_top_k",
+    "logsumexp",
+    "maxsim",
+    "rerank",
+    "row_norms",
+    "softmax",
+    "top_k",
+    "weighted_sum",
+]

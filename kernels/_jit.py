@@ -1,0 +1,80 @@
+"""The one decorator of the kernels: compile options and where compiled code is cached."""
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Never "nnan" or "ninf": a masked logit is -inf and a non-finite input must stay visible.
+FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
+
+
+def source_key() -> str:
+    """Return a hash of every kernel source and the package version.
+
+    Numba does not see an edit in a callee that lives in another file, and would go on running the old code.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    try:
+        digest.update(version("attnbridge").encode())
+    except PackageNotFoundError:  # imported from a plain folder that was never installed
+        pass
+    return digest.hexdigest()
+
+
+def _user_cache_folder() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def cache_folder() -> Path:
+    """Return the first writable one of NUMBA_CACHE_DIR, the package folder, the user's cache, a temporary one."""
+    key = f"attnbridge-{source_key()}"
+    candidates = [Path(__file__).parent / "__pycache__" / key]
+    try:
+        candidates.append(_user_cache_folder() / "attnbridge" / key)
+    except RuntimeError:  # no home folder
+        pass
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        candidates.insert(0, Path(os.environ["NUMBA_CACHE_DIR"]) / key)
+    for folder in candidates:
+        if _writable(folder):
+            return folder
+    return Path(tempfile.mkdtemp(prefix=f"{key}-"))
+
+
+CACHE_FOLDER = cache_folder()
+
+
+def jit(function: F) -> F:
+    """Compile `function` on its first call, GIL released, cached on disk in `CACHE_FOLDER`."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(
+        CACHE_FOLDER
+    )  # read while decorating; the users' own caches stay where they are
+    try:
+        return numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(function)  # type: ignore[no-any-return]
+    finally:
+        numba.config.CACHE_DIR = before

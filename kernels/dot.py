@@ -1,0 +1,209 @@
+"""Dot products of one query with many rows, and weighted sums of rows.
+
+Rows are float32, float64, int8, or float16 given as the uint16 view of their bits (`bits_of_half`).
+"""
+
+import math
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, overload
+
+from attnbridge.kernels._jit import jit
+
+# A float32 dot product beyond this (after scaling) is redone in float64: a logit's error then stays far below
+# 1e-5, and what overflows float32 comes out finite. The rule looks at one pair alone, so that a pair has the
+# same logit in any company.
+FLOAT32_LIMIT = 24.0
+
+# Rows ahead of the current ones that are asked into the cache: a gather is bound by memory latency.
+AHEAD = 8
+
+
+def load(value):  # type: ignore[no-untyped-def]
+    """Return a stored element as a number: uint16 holds the bits of a float16, int8 becomes float32."""
+    if isinstance(value, np.uint16):
+        return np.float32(value.view(np.float16))
+    return np.float32(value) if isinstance(value, np.int8) else value
+
+
+def prefetch(rows, row, column):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of rows[row, column]; without the compiler, do nothing."""
+
+
+if not numba.config.DISABLE_JIT:
+
+    @intrinsic
+    def _half_to_float(typingctx, bits):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+        return types.float32(types.uint16), codegen
+
+    @overload(load)
+    def _load(value):  # type: ignore[no-untyped-def]
+        if value == types.uint16:
+            return lambda value: _half_to_float(value)
+        if value == types.int8:
+            return lambda value: np.float32(value)
+        return lambda value: value
+
+    @intrinsic
+    def prefetch(typingctx, rows, row, column):  # type: ignore[no-untyped-def]  # noqa: F811
+        """Ask for the cache line of rows[row, column]."""
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            array_type, row_type, column_type = signature.args
+            array = context.make_array(array_type)(context, builder, args[0])
+            index = [
+                context.cast(builder, args[1], row_type, types.intp),
+                context.cast(builder, args[2], column_type, types.intp),
+            ]
+            pointer = cgutils.get_item_pointer(
+                context, builder, array_type, array, index, wraparound=False, boundscheck=False
+            )
+            byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            # arguments: address, read, keep in all cache levels, data
+            builder.call(function, [builder.bitcast(pointer, byte), word(0), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(rows, row, column), codegen
+
+
+@jit
+def four_dots(query, rows, a, b, c, e):  # type: ignore[no-untyped-def]
+    """Return query . rows[i] for i in (a, b, c, e), in the query's precision.
+
+    Four rows a pass: the query is read once and four streams of memory are under way at a time.
+    """
+    zero = query.dtype.type(0)
+    s0 = zero
+    s1 = zero
+    s2 = zero
+    s3 = zero
+    for j in range(query.shape[0]):
+        x = query[j]
+        s0 += x * load(rows[a, j])
+        s1 += x * load(rows[b, j])
+        s2 += x * load(rows[c, j])
+        s3 += x * load(rows[e, j])
+    return s0, s1, s2, s3
+
+
+@jit
+def dot_float64(query, rows, row):  # type: ignore[no-untyped-def]
+    """Return query . rows[row], accumulated in float64."""
+    total = 0.0
+    for j in range(query.shape[0]):
+        total += np.float64(query[j]) * np.float64(load(rows[row, j]))
+    return total
+
+
+@jit
+def _products(query, rows, ids, out):  # type: ignore[no-untyped-def]
+    """Write out[i] = query . rows[ids[i]] (or rows[i]) as it comes in the query's precision.
+
+    The last pass repeats a row instead of running a second loop, so that a pair's product has the same bits
+    wherever it stands.
+    """
+    count = out.shape[0]
+    last = count - 1
+    if ids is None:
+        for i in range(0, count, 4):
+            i1 = min(i + 1, last)
+            i2 = min(i + 2, last)
+            i3 = min(i + 3, last)
+            out[i], out[i1], out[i2], out[i3] = four_dots(query, rows, i, i1, i2, i3)
+        return
+    step = max(1, 64 // rows.itemsize)
+    for i in range(min(AHEAD, count)):
+        for column in range(0, query.shape[0], step):
+            prefetch(rows, ids[i], column)
+    for i in range(0, count, 4):
+        for ahead in range(i + AHEAD, min(count, i + AHEAD + 4)):
+            for column in range(0, query.shape[0], step):
+                prefetch(rows, ids[ahead], column)
+        i1 = min(i + 1, last)
+        i2 = min(i + 2, last)
+        i3 = min(i + 3, last)
+        out[i], out[i1], out[i2], out[i3] = four_dots(query, rows, ids[i], ids[i1], ids[i2], ids[i3])
+
+
+@jit
+def dot(query, query_bias, rows, row_scale, row_bias, ids, scale, out):  # type: ignore[no-untyped-def]
+    """Write out[i] = (row_scale[r] * query . rows[r] + row_bias[r] + query_bias) * scale, r = ids[i] (or i).
+
+    Parameters
+    ----------
+    query : (d,) float32 or float64
+    query_bias : float
+    rows : (n, d) float32, float64, int8 or uint16 (bits of float16)
+    row_scale, row_bias : (n,) float64 or None (1 and 0)
+    ids : (m,) int64 or None for all rows
+    scale : float
+    out : (m,) float64
+
+    Notes
+    -----
+    Rows are read in place. The float32 product of a pair beyond FLOAT32_LIMIT is redone in float64.
+    """
+    _products(query, rows, ids, out)
+    for i in range(out.shape[0]):
+        row = i
+        if ids is not None:
+            row = ids[i]
+        factor = scale
+        if row_scale is not None:
+            factor *= row_scale[row]
+        value = out[i] * factor
+        if not abs(value) <= FLOAT32_LIMIT:
+            value = dot_float64(query, rows, row) * factor
+        bias = query_bias
+        if row_bias is not None:
+            bias += row_bias[row]
+        out[i] = value + bias * scale
+
+
+@jit
+def weighted_sum(weights, rows, row_scale, ids, out):  # type: ignore[no-untyped-def]
+    """Write out = sum_i weights[i] * row_scale[r] * rows[r], r = ids[i] (or i), accumulated in float64.
+
+    Parameters
+    ----------
+    weights : (m,) float64
+    rows : (n, d) float32, float64, int8 or uint16 (bits of float16)
+    row_scale : (n,) float64 or None (1)
+    ids : (m,) int64 or None for all rows
+    out : (d,) float64
+    """
+    out[:] = 0.0
+    for i in range(weights.shape[0]):
+        row = i
+        if ids is not None:
+            row = ids[i]
+        weight = weights[i]
+        if row_scale is not None:
+            weight *= row_scale[row]
+        for j in range(out.shape[0]):
+            out[j] += weight * np.float64(load(rows[row, j]))
+
+
+@jit
+def row_norms(rows, out):  # type: ignore[no-untyped-def]
+    """Write out[i] = |rows[i]|, accumulated in float64.
+
+    Parameters
+    ----------
+    rows : (n, d) float32, float64, int8 or uint16 (bits of float16)
+    out : (n,) float64
+    """
+    for i in range(rows.shape[0]):
+        total = 0.0
+        for j in range(rows.shape[1]):
+            x = np.float64(load(rows[i, j]))
+            total += x * x
+        out[i] = math.sqrt(total)

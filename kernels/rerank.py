@@ -1,0 +1,98 @@
+"""The fused rerank: candidate ids -> logits -> softmax weights -> the k best, one call for a batch of queries."""
+
+import numpy as np
+
+from attnbridge.kernels._jit import jit
+from attnbridge.kernels.dot import dot
+from attnbridge.kernels.softmax import exp_nonpositive
+from attnbridge.kernels.topk import top_k
+
+# Rows of one block of the exact scan: a block stays in the second-level cache while every query passes over it.
+BLOCK = 256
+
+
+@jit
+def rerank(queries, query_bias, rows, row_scale, row_bias, ids, counts, scale, positions, logits, weights):  # type: ignore[no-untyped-def]
+    """Rank each query's candidates by their logits and weigh the best ones among all of them.
+
+    logits_i = (row_scale[r] * query . rows[r] + row_bias[r] + query_bias) * scale, r = ids[i];
+    weights = softmax over all candidates, reported for the k best.
+
+    Parameters
+    ----------
+    queries : (b, d) float32
+    query_bias : (b,) float64
+    rows : (n, d) float32, int8 or uint16 (bits of float16)
+    row_scale, row_bias : (n,) float64 or None (1 and 0)
+    ids : (b, m) int64, the first counts[i] of row i are candidates
+    counts : (b,) int64
+    scale : float
+    positions : (b, k) int64, filled with positions in `ids`, best first, then -1; ties by the smaller id
+    logits, weights : (b, k) float64
+    """
+    k = positions.shape[1]
+    buffer = np.empty(ids.shape[1], np.float64)
+    for b in range(queries.shape[0]):
+        count = counts[b]
+        candidates = ids[b, :count]
+        scores = buffer[:count]
+        dot(queries[b], query_bias[b], rows, row_scale, row_bias, candidates, scale, scores)
+        found = top_k(scores, candidates, positions[b])
+        # The denominator over the best logit, which top_k has found already.
+        total = 0.0
+        if found > 0:
+            best = scores[positions[b, 0]]
+            for i in range(count):
+                total += exp_nonpositive(scores[i] - best)
+        for i in range(k):
+            if i < found:
+                logit = scores[positions[b, i]]
+                logits[b, i] = logit
+                weights[b, i] = exp_nonpositive(logit - scores[positions[b, 0]]) / total
+            else:
+                positions[b, i] = -1
+                logits[b, i] = -np.inf
+                weights[b, i] = 0.0
+
+
+@jit
+def exact_top_k(queries, query_bias, rows, row_scale, row_bias, ids, scale, positions, logits):  # type: ignore[no-untyped-def]
+    """Find each query's k best among all the rows named in `ids` (or all rows), by reading every one.
+
+    Parameters
+    ----------
+    queries : (b, d) float32
+    query_bias : (b,) float64
+    rows : (n, d) float32, int8 or uint16 (bits of float16)
+    row_scale, row_bias : (n,) float64 or None (1 and 0)
+    ids : (m,) int64 ascending, or None for all rows
+    scale : float
+    positions : (b, k) int64, filled with positions in `ids` (row numbers without), best first, then -1
+    logits : (b, k) float64
+
+    Notes
+    -----
+    Needs b * m * 8 bytes of working memory: the caller bounds b.
+    """
+    count = rows.shape[0]
+    if ids is not None:
+        count = ids.shape[0]
+    scores = np.empty((queries.shape[0], count), np.float64)
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        for b in range(queries.shape[0]):
+            out = scores[b, start:stop]
+            if ids is not None:
+                dot(queries[b], query_bias[b], rows, row_scale, row_bias, ids[start:stop], scale, out)
+            else:
+                scales = None if row_scale is None else row_scale[start:stop]
+                biases = None if row_bias is None else row_bias[start:stop]
+                dot(queries[b], query_bias[b], rows[start:stop], scales, biases, None, scale, out)
+    for b in range(queries.shape[0]):
+        found = top_k(scores[b], None, positions[b])
+        for i in range(positions.shape[1]):
+            if i < found:
+                logits[b, i] = scores[b, positions[b, i]]
+            else:
+                positions[b, i] = -1
+                logits[b, i] = -np.inf

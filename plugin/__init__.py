@@ -1,0 +1,88 @@
+"""Attention on top of the vectors you already have: in an hnswlib index, a networkx graph, a DuckDB table.
+
+Names are resolved on first use (PEP 562), so that ``import attnbridge`` loads neither numba nor hnswlib.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnbridge.distance import AttentionDistance as AttentionDistance
+    from attnbridge.errors import AttentionError as AttentionError
+    from attnbridge.errors import DimensionMismatchError as DimensionMismatchError
+    from attnbridge.errors import GraphStructureError as GraphStructureError
+    from attnbridge.errors import IndexCorruptError as IndexCorruptError
+    from attnbridge.errors import InputTooLargeError as InputTooLargeError
+    from attnbridge.errors import InvalidConfigError as InvalidConfigError
+    from attnbridge.errors import InvalidInputError as InvalidInputError
+    from attnbridge.errors import InvalidMaskError as InvalidMaskError
+    from attnbridge.errors import MissingDependencyError as MissingDependencyError
+    from attnbridge.errors import NumericalInstabilityError as NumericalInstabilityError
+    from attnbridge.errors import SparseMatrixError as SparseMatrixError
+    from attnbridge.errors import TrainingError as TrainingError
+    from attnbridge.errors import UnknownIdError as UnknownIdError
+    from attnbridge.functional import attention as attention
+    from attnbridge.functional import attention_logits as attention_logits
+    from attnbridge.functional import attention_score as attention_score
+    from attnbridge.functional import attention_scores as attention_scores
+    from attnbridge.functional import attention_types as attention_types
+    from attnbridge.functional import softmax as softmax
+    from attnbridge.hits import Hit as Hit
+    from attnbridge.hits import Hits as Hits
+    from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
+    from attnbridge.rerank import LateInteraction as LateInteraction
+    from attnbridge.rerank import QueryExpansion as QueryExpansion
+
+    __version__: str
+
+_ERRORS = (
+    "AttentionError",
+    "DimensionMismatchError",
+    "GraphStructureError",
+    "IndexCorruptError",
+    "InputTooLargeError",
+    "InvalidConfigError",
+    "InvalidInputError",
+    "InvalidMaskError",
+    "MissingDependencyError",
+    "NumericalInstabilityError",
+    "SparseMatrixError",
+    "TrainingError",
+    "UnknownIdError",
+)
+
+# Public name -> the module it lives in.
+_HOME = {
+    **dict.fromkeys(_ERRORS, "attnbridge.errors"),
+    "AttentionDistance": "attnbridge.distance",
+    "AttentionVectorBridge": "attnbridge.integrations.bridge",
+    "Hit": "attnbridge.hits",
+    "Hits": "attnbridge.hits",
+    "LateInteraction": "attnbridge.rerank",
+    "QueryExpansion": "attnbridge.rerank",
+    "attention": "attnbridge.functional",
+    "attention_logits": "attnbridge.functional",
+    "attention_score": "attnbridge.functional",
+    "attention_scores": "attnbridge.functional",
+    "attention_types": "attnbridge.functional",
+    "softmax": "attnbridge.functional",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("attnbridge")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'attnbridge' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

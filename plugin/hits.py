@@ -1,0 +1,204 @@
+"""What a search returns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.validation import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Id = str | int
+
+
+class Hit(NamedTuple):
+    """One hit.
+
+    Parameters
+    ----------
+    id : str or int
+    score : float
+        Final score, higher is better.
+    weight : float
+        Softmax of the final scores over all candidates.
+    distance : float
+        The index's distance (cosine and ip: 1 - similarity; l2: squared).
+    rank_before : int
+        Rank among the candidates by distance, from 0; -1 for a hit that was not one of them.
+
+    Examples
+    --------
+    >>> from attnbridge.hits import Hit
+    >>> Hit("a", 12.5, 0.4, 0.37, 3).id
+    'a'
+    """
+
+    id: Id
+    score: float
+    weight: float
+    distance: float
+    rank_before: int
+
+
+class Hits(Sequence[Hit]):
+    """Ranked hits of one query, best first.
+
+    Parameters
+    ----------
+    ids : list of str or int
+    scores : ndarray of float64, (k,)
+        Final scores, higher is better.
+    weights : ndarray of float64, (k,)
+        Softmax of the final scores over all candidates; they sum to 1 only when every candidate is a hit.
+    distances : ndarray of float32, (k,)
+        The index's distances (cosine and ip: 1 - similarity; l2: squared).
+    ranks_before : ndarray of int64, (k,)
+        Rank of each hit among the candidates by distance, from 0.
+    parts : dict of str to ndarray, (k,)
+        What each stage gave each hit, under the stage's name.
+    timings : dict of str to float
+        Seconds spent in each step; in a batch, the query's share of its chunk.
+    candidates : int
+        How many candidates were ranked.
+
+    Examples
+    --------
+    >>> import numpy as np, attnbridge as ab
+    >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    >>> _ = bridge.add([[1.0, 0.0], [0.0, 1.0]], ids=["east", "north"])
+    >>> hits = bridge.search([0.9, 0.1], k=1)
+    >>> hits.ids, hits[0].rank_before
+    (['east'], 0)
+    """
+
+    __slots__ = ("candidates", "distances", "ids", "parts", "ranks_before", "scores", "timings", "weights")
+
+    def __init__(
+        self,
+        ids: list[Any],
+        scores: npt.NDArray[np.float64],
+        weights: npt.NDArray[np.float64],
+        distances: npt.NDArray[np.float32],
+        ranks_before: npt.NDArray[np.int64],
+        parts: Mapping[str, npt.NDArray[np.float64]],
+        timings: Mapping[str, float],
+        candidates: int,
+    ) -> None:
+        self.ids = ids
+        self.scores = scores
+        self.weights = weights
+        self.distances = distances
+        self.ranks_before = ranks_before
+        self.parts = dict(parts)
+        self.timings = dict(timings)
+        self.candidates = candidates
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _hit(self, i: int) -> Hit:
+        return Hit(
+            self.ids[i],
+            float(self.scores[i]),
+            float(self.weights[i]),
+            float(self.distances[i]),
+            int(self.ranks_before[i]),
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Hit]: ...
+
+    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
+        if isinstance(index, slice):
+            return [self._hit(i) for i in range(*index.indices(len(self)))]
+        return self._hit(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Hit]:
+        return map(self._hit, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare everything but the timings."""
+        if not isinstance(other, Hits):
+            return NotImplemented
+        return (
+            self.ids == other.ids
+            and self.candidates == other.candidates
+            and self.parts.keys() == other.parts.keys()
+            and all(
+                np.array_equal(a, b, equal_nan=True)
+                for a, b in zip(self._columns().values(), other._columns().values(), strict=True)
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "score": self.scores,
+            "weight": self.weights,
+            "distance": self.distances,
+            "rank_before": self.ranks_before,
+            **{f"part_{name}": values for name, values in self.parts.items()},
+        }
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a DataFrame: id, score, weight, distance, rank_before and a part_<stage> column for each stage.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        MissingDependencyError
+            pandas is not installed.
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+        >>> _ = bridge.add([[1.0, 0.0], [0.0, 1.0]], ids=["east", "north"])
+        >>> bridge.search([0.9, 0.1]).to_pandas()["id"].tolist()
+        ['east', 'north']
+        """
+        frame: pd.DataFrame = require("pandas", "pandas").DataFrame({"id": self.ids, **self._columns()})
+        return frame
+
+    def to_arrow(self) -> "pa.Table":
+        """Return an Arrow table with the columns of `to_pandas`.
+
+        Returns
+        -------
+        pyarrow.Table
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+        >>> _ = bridge.add([[1.0, 0.0], [0.0, 1.0]], ids=["east", "north"])
+        >>> bridge.search([0.9, 0.1]).to_arrow().column_names[:2]
+        ['id', 'score']
+        """
+        import pyarrow as pa
+
+        return pa.table({"id": self.ids, **self._columns()})
+
+    def __repr__(self) -> str:
+        total = f", {1e3 * self.timings['total']:.2f} ms" if "total" in self.timings else ""
+        lines = [f"Hits({len(self)} of {self.candidates} candidates{total})"]
+        width = max((len(str(i)) for i in self.ids), default=0)
+        lines += [
+            f"{rank:4}  {hit.id!s:<{width}}  score {hit.score:10.4f}  weight {hit.weight:.4f}  "
+            f"distance {hit.distance:.4f}  rank before {hit.rank_before + 1}"
+            for rank, hit in enumerate(self[:20], 1)
+        ]
+        if len(self) > 20:
+            lines.append(f"      ... {len(self) - 20} more")
+        return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""Query expansion: the attention output over the best candidates becomes part of the query."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from attnbridge import kernels
+from attnbridge.metric import SMALLEST_NORM, norms
+from attnbridge.rerank.pool import Pool
+from attnbridge.validation import as_count, as_number
+
+
+@dataclass(frozen=True)
+class QueryExpansion:
+    """Mix the query with the attention output over the top candidates, and score the pool again.
+
+    The output is sum_j softmax(scale * s_j) x_j over the `top` candidates, s_j the similarity under the bridge's
+    metric, x_j the stored row (unit length under cosine). It is alpha query expansion (Radenovic et al. 2018,
+    section 4.3) with softmax weights, and one step of a modern Hopfield network (Ramsauer et al. 2020, equation 3).
+
+    Parameters
+    ----------
+    top : int, default 10
+        How many of the best candidates are attended to.
+    scale : float, default 40.0
+        Factor on the similarity before the softmax; higher follows the first candidate more closely.
+    mix : float, default 0.5
+        Share of the output in the new query, 0 to 1.
+
+    Raises
+    ------
+    InvalidConfigError
+        `top` < 1, `scale` <= 0 or `mix` outside 0 to 1.
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    >>> _ = bridge.add([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], ids=["a", "b", "c"])
+    >>> bridge.search([1.0, 0.1], k=2, rerank=[ab.QueryExpansion(top=2)]).ids
+    ['a', 'b']
+    """
+
+    top: int = 10
+    scale: float = 40.0
+    mix: float = 0.5
+    name: ClassVar[str] = "expansion"
+    requires_tokens: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "top", as_count(self.top, "top"))
+        object.__setattr__(self, "scale", as_number(self.scale, "scale", above=0.0))
+        object.__setattr__(self, "mix", as_number(self.mix, "mix", least=0.0, most=1.0))
+
+    def apply(self, pool: Pool) -> None:
+        """Replace the pool's query and scores.
+
+        Parameters
+        ----------
+        pool : Pool
+        """
+        best = np.empty(min(self.top, len(pool.rows)), np.int64)
+        kernels.top_k(pool.scores, pool.rows, best)
+        rows = pool.rows[best]
+        weights = np.empty(len(rows))
+        keys = pool.keys
+        kernels.dot(pool.query, pool.query_bias, keys.data, keys.scale, keys.bias, rows, self.scale, weights)
+        kernels.softmax(weights, weights)
+        output = np.empty(len(pool.query))
+        kernels.weighted_sum(weights, keys.data, keys.scale, rows, output)
+        query = ((1.0 - self.mix) * pool.query + self.mix * output).astype(np.float32)[None]
+        if (
+            norms(query)[0] >= SMALLEST_NORM
+        ):  # else query and output cancel: nothing to search with, keep the query
+            queries, bias = pool.metric.prepare(query, "query")
+            pool.query, pool.query_bias = queries[0], float(bias[0])
+        pool.scores = pool.logits()
+        pool.parts[self.name] = pool.scores

@@ -1,0 +1,224 @@
+"""What is checked at the public edge, in one place; nothing below checks again."""
+
+import importlib
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.errors import (
+    DimensionMismatchError,
+    InputTooLargeError,
+    InvalidConfigError,
+    InvalidInputError,
+    InvalidMaskError,
+    MissingDependencyError,
+)
+
+Float = npt.NDArray[np.floating[Any]]
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional package, or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependencyError(
+            f"{package} is not installed; pip install 'attnbridge[{extra}]' brings it ({error})"
+        ) from error
+
+
+class _Address:
+    """An array's memory as numpy's array interface, marked writeable."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # keeps the memory alive
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+
+
+def kernel_ready(array: np.ndarray) -> np.ndarray:
+    """Return `array` C-contiguous and marked writeable, copied only where its layout asks for it.
+
+    Numba compiles a read-only array as a type of its own; kernels never write to their inputs, so a view that
+    claims to be writeable spares that second compilation.
+    """
+    array = np.ascontiguousarray(array)
+    if array.flags.writeable or array.size == 0:
+        return array
+    return np.asarray(_Address(array))
+
+
+def _ragged_row(value: Any, name: str) -> str:
+    """Say which row breaks the shape, for input that numpy cannot make an array of."""
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) > 0:
+        try:
+            sizes = [np.size(row) for row in value]
+        except ValueError:
+            return f"{name} must be numbers in rows of one length"
+        for row, size in enumerate(sizes):
+            if size != sizes[0]:
+                return (
+                    f"{name} must be rows of one length: row 0 has {sizes[0]} values, row {row} has {size}; "
+                    "pad or drop it"
+                )
+    return f"{name} must be numbers in rows of one length"
+
+
+def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
+    """Return `value` as a float array: float32, or float64 where that is what it is and may stay.
+
+    Raises
+    ------
+    InvalidInputError
+        Not numbers, ragged rows, or a value beyond the range of float32.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(_ragged_row(value, name)) from error
+    if array.dtype == object and array.size > 0:
+        try:  # a column of lists or arrays, as pandas and pyarrow give it
+            array = np.stack([np.asarray(row) for row in array])
+        except (ValueError, TypeError) as error:
+            raise InvalidInputError(_ragged_row(value, name)) from error
+    if array.dtype.kind not in "fiu" and array.size > 0:
+        raise InvalidInputError(
+            f"{name} must be real numbers, got dtype {array.dtype}; convert with .astype('float32')"
+        )
+    if keep_float64 and array.dtype == np.float64 and isinstance(value, np.ndarray):
+        return kernel_ready(array)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32, copy=False)
+    if array.dtype.itemsize > 4 and not np.isfinite(narrow).all():
+        require_finite(array, name)
+        row = int(np.argwhere(~np.isfinite(narrow))[0][0])
+        raise InvalidInputError(f"{name} must fit float32 (up to 3.4e38): row {row} does not; rescale it")
+    return kernel_ready(narrow)
+
+
+def require_finite(array: np.ndarray, name: str) -> None:
+    """Refuse NaN and infinity, naming the row."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    where = np.argwhere(~finite)[0]
+    at = f"row {where[0]}, column {where[1]}" if array.ndim == 2 else f"position {where[0]}"
+    raise InvalidInputError(
+        f"{name} must be finite: {at} is {array[tuple(where)]}; drop it, or replace it with np.nan_to_num"
+    )
+
+
+def as_vector(value: Any, name: str, *, dim: int | None = None, keep_float64: bool = False) -> Float:
+    """Return one finite vector (d,).
+
+    Raises
+    ------
+    DimensionMismatchError
+        Not one-dimensional, empty, or not `dim` long.
+    InvalidInputError
+        Not numbers, or not finite.
+    """
+    array = as_floats(value, name, keep_float64=keep_float64)
+    if array.ndim != 1:
+        raise DimensionMismatchError(f"{name} must be one vector (d,), got shape {array.shape}")
+    if array.size == 0:
+        raise DimensionMismatchError(f"{name} must not be empty: it has no values")
+    if dim is not None and len(array) != dim:
+        raise DimensionMismatchError(f"{name} must have dimension {dim}, got {len(array)}")
+    require_finite(array, name)
+    return array
+
+
+def as_matrix(
+    value: Any, name: str, *, dim: int | None = None, finite: bool = True, keep_float64: bool = False
+) -> Float:
+    """Return rows (n, d), n >= 0.
+
+    Raises
+    ------
+    DimensionMismatchError
+        Not two-dimensional, or rows that are not `dim` long.
+    InvalidInputError
+        Not numbers, ragged, or (when `finite`) with NaN or infinity, row named.
+    """
+    array = as_floats(value, name, keep_float64=keep_float64)
+    if array.size == 0 and array.ndim == 1:
+        array = array.reshape(0, dim or 0)
+    if array.ndim != 2:
+        raise DimensionMismatchError(
+            f"{name} must be rows (n, d), got shape {array.shape}; one vector goes in as {name}[None, :]"
+        )
+    if dim is not None and array.shape[1] != dim:
+        raise DimensionMismatchError(f"{name} must have dimension {dim}, got {array.shape[1]}")
+    if array.shape[1] == 0 and array.shape[0] > 0:
+        raise DimensionMismatchError(f"{name} must not be empty: its rows have no values")
+    if finite:
+        require_finite(array, name)
+    return array
+
+
+def as_count(value: Any, name: str, *, least: int = 1) -> int:
+    """Return a whole number of at least `least`."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidConfigError(f"{name} must be a whole number >= {least}, got {value!r}") from None
+    if number < least:
+        raise InvalidConfigError(f"{name} must be a whole number >= {least}, got {number}")
+    return number
+
+
+def as_number(
+    value: Any, name: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> float:
+    """Return a finite number inside the bounds."""
+    rule = "a finite number"
+    if above > -math.inf:
+        rule += f" > {above:g}"
+    if least > -math.inf:
+        rule += f" >= {least:g}"
+    if most < math.inf:
+        rule += f", at most {most:g}"
+    try:
+        if isinstance(value, bool | np.bool_ | str):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidConfigError(f"{name} must be {rule}, got {value!r}") from None
+    if not (math.isfinite(number) and number > above and least <= number <= most):
+        raise InvalidConfigError(f"{name} must be {rule}, got {value!r}")
+    return number
+
+
+def as_choice(value: Any, name: str, choices: Iterable[str]) -> str:
+    """Return one of the known names, or list them."""
+    known = sorted(choices)
+    if value not in known:
+        raise InvalidConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+    return str(value)
+
+
+def as_mask(value: Any, name: str, length: int) -> npt.NDArray[np.bool_]:
+    """Return a boolean mask of exactly `length`."""
+    mask = np.asarray(value)
+    if mask.dtype != np.bool_ or mask.ndim != 1:
+        raise InvalidMaskError(f"{name} must be a boolean mask ({length},), got {mask.dtype} {mask.shape}")
+    if len(mask) != length:
+        raise InvalidMaskError(f"{name} must have one entry for each of {length} rows, got {len(mask)}")
+    return mask
+
+
+def limit_keys(count: int, max_keys: int) -> None:
+    """Refuse more keys than allowed by value."""
+    if count > max_keys:
+        raise InputTooLargeError(
+            f"keys must be at most max_keys = {max_keys} rows, got {count}; pass max_keys={count} to allow it, "
+            "or put them into an AttentionVectorBridge"
+        )
