@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,9 +107,7 @@ class AttentionVectorBridge:
             if index.dim != self._dim:
                 raise InvalidConfigError(f"index must have dim={self._dim}, got {index.dim}")
             if len(index):
-                raise InvalidConfigError(
-                    f"index must be empty, got one with {len(index)} rows; add them here"
-                )
+                raise InvalidConfigError(f"index must be empty, got one with {len(index)} rows; add them here")
             self._source = index
         else:
             raise InvalidConfigError(
@@ -124,9 +121,7 @@ class AttentionVectorBridge:
         if index == "auto":
             self._fallback = hnswlib_problem()
             if self._fallback is not None:
-                warnings.warn(
-                    f"searching exactly, without hnswlib: {self._fallback}", RuntimeWarning, stacklevel=4
-                )
+                warnings.warn(f"searching exactly, without hnswlib: {self._fallback}", RuntimeWarning, stacklevel=4)
             index = "hnsw" if self._fallback is None else "exact"
         self._index_name = index
         if index == "exact":
@@ -237,9 +232,7 @@ class AttentionVectorBridge:
         with self._lock.read():
             tokens = self._store.tokens
             if tokens is None:
-                raise InvalidInputError(
-                    "this bridge stores no tokens; give them to add(vectors, ids, tokens=...)"
-                )
+                raise InvalidInputError("this bridge stores no tokens; give them to add(vectors, ids, tokens=...)")
             return [tokens.of(row).copy() for row in self._store.rows_of(id_list(ids))]
 
     # ---- writes
@@ -546,19 +539,15 @@ class AttentionVectorBridge:
         stored = self._store.tokens
         if stored is None:
             raise InvalidInputError(
-                f"{needing[0]} needs stored tokens, and this bridge has none; give them to add(vectors, ids, tokens=...)"
+                f"{needing[0]} needs stored tokens, this bridge has none; give them to add(vectors, ids, tokens=...)"
             )
         if tokens is None:
-            raise InvalidInputError(
-                f"{needing[0]} needs the query's tokens; pass query_tokens=array (m, {stored.dim})"
-            )
+            raise InvalidInputError(f"{needing[0]} needs the query's tokens; pass query_tokens=array (m, {stored.dim})")
         if weights is None:
             weights = [None] * count
         for name, given in (("query_tokens", tokens), ("query_token_weights", weights)):
             if len(given) != count:
-                raise InvalidInputError(
-                    f"{name} must have one array for each of {count} queries, got {len(given)}"
-                )
+                raise InvalidInputError(f"{name} must have one array for each of {count} queries, got {len(given)}")
         return [check_query_tokens(t, w, stored) for t, w in zip(tokens, weights, strict=True)]
 
     def attention_search(self, query: npt.ArrayLike, k: int = 10, **options: Any) -> list[tuple[Id, float]]:
@@ -754,9 +743,7 @@ class AttentionVectorBridge:
         """
         source, labels, removed, own = HnswIndex.adopt(index, threads=threads)
         settings = source.settings()
-        bridge = cls(
-            settings.pop("dim"), settings.pop("metric"), attention, threads=threads, **settings, **options
-        )
+        bridge = cls(settings.pop("dim"), settings.pop("metric"), attention, threads=threads, **settings, **options)
         bridge._source = source
         live = np.setdiff1d(np.arange(len(labels)), removed)
         live = live[np.argsort(labels[live], kind="stable")]  # ascending labels
@@ -766,9 +753,7 @@ class AttentionVectorBridge:
         if vectors is not None:
             given = as_matrix(vectors, "vectors", dim=source.dim)
             if len(given) != len(live):
-                raise InvalidInputError(
-                    f"vectors must have a row for each of {len(live)} labels, got {len(given)}"
-                )
+                raise InvalidInputError(f"vectors must have a row for each of {len(live)} labels, got {len(given)}")
             own[live] = given
         rows = bridge._store.append(own, None)
         bridge._store.publish(names, rows[live])
@@ -906,21 +891,17 @@ class AttentionVectorBridge:
         try:
             relation = con.table(table)
         except duckdb.Error as error:
-            raise InvalidInputError(
-                f"table must name a table or view: {str(error).splitlines()[0]}"
-            ) from error
+            raise InvalidInputError(f"table must name a table or view: {str(error).splitlines()[0]}") from error
         return cls._from_source(from_relation(relation, vector, id, f"table {table}"), progress, options)
 
     @classmethod
-    def _from_source(
-        cls, source: Source, progress: bool, options: Mapping[str, Any]
-    ) -> "AttentionVectorBridge":
+    def _from_source(cls, source: Source, progress: bool, options: Mapping[str, Any]) -> "AttentionVectorBridge":
         if source.dim == 0:
             next(source.batches)  # raises: the first row has no vector
             raise InvalidInputError("vectors must not be empty: row 0 has no values")
         bridge = cls(source.dim, **options)
         first = 0
-        with progress_bar(source.count, "indexing", progress and source.count >= _PROGRESS_FROM) as advance:
+        with progress_bar(source.total, "indexing", progress and source.total >= _PROGRESS_FROM) as advance:
             for vectors, ids in source.batches:
                 try:
                     bridge.add(vectors, ids, progress=False)

@@ -193,9 +193,7 @@ class ExactIndex:
         matrix = as_matrix(queries, "queries", dim=self.dim)
         n = as_count(n, "n")
         prepared, bias = self._rows.metric.prepare(matrix, "queries")
-        rows, distances = exact_search(
-            self._rows.keys(), self._rows.metric, prepared, bias, n, self._rows.alive_rows()
-        )
+        rows, distances = exact_search(self._rows.keys(), self._rows.metric, prepared, bias, n, self._rows.alive_rows())
         labels = np.full_like(rows, -1)
         labels[rows >= 0] = self._labels[rows[rows >= 0]]
         return labels, distances

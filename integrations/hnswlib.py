@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,23 +77,17 @@ def hnswlib_problem() -> str | None:
     if marker.exists() or not sys.executable:
         return None
     try:
-        run = subprocess.run(  # noqa: S603 - our own interpreter and code
+        run = subprocess.run(
             [sys.executable, "-c", _PROBE, json.dumps(sys.path)], capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):  # no second process to be had: nothing is known against it
         return None
     if run.returncode != 0:
         last = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
-        what = (
-            f"died of signal {-run.returncode}, as a build for another CPU does"
-            if run.returncode < 0
-            else last
-        )
+        what = f"died of signal {-run.returncode}, as a build for another CPU does" if run.returncode < 0 else last
         return f"hnswlib does not run on this machine ({what}): {_REINSTALL}"
-    try:
+    with suppress(OSError):
         marker.touch()
-    except OSError:
-        pass
     return None
 
 
@@ -243,9 +238,7 @@ class HnswIndex:
             self._live -= gone
             self._removed |= gone
 
-    def query(
-        self, queries: npt.ArrayLike, n: int, *, threads: int | None = None
-    ) -> tuple[Labels, Distances]:
+    def query(self, queries: npt.ArrayLike, n: int, *, threads: int | None = None) -> tuple[Labels, Distances]:
         """Return the labels and distances of each query's nearest rows, nearest first.
 
         Parameters
@@ -335,9 +328,7 @@ class HnswIndex:
             self._index.save_index(str(path))
         written = path.stat().st_size if path.exists() else 0
         if written != expected:
-            raise OSError(
-                f"{path} was not written in full ({written} of {expected} bytes): is the disk full?"
-            )
+            raise OSError(f"{path} was not written in full ({written} of {expected} bytes): is the disk full?")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the index to a folder, atomically and with checksums.
@@ -354,9 +345,7 @@ class HnswIndex:
             The disk is full, or the folder cannot be written; what was there before is untouched.
         """
         about = {"settings": self.settings(), "removed": sorted(self._removed)}
-        write_snapshot(
-            folder, _KIND, about, {_GRAPH: self.write_graph} if self._live or self._removed else {}
-        )
+        write_snapshot(folder, _KIND, about, {_GRAPH: self.write_graph} if self._live or self._removed else {})
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, threads: int | None = None) -> "HnswIndex":

@@ -1,6 +1,7 @@
 """The store's rows: append-only arrays with tombstones."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ from attnbridge.metric import Keys, Metric
 from attnbridge.rerank.pool import TokenRows
 
 
-def grown(array: npt.NDArray[np.generic], used: int, more: int) -> npt.NDArray[np.generic]:
+def grown(array: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
     """Return `array` with room for `more` after the first `used` entries, at least doubled where it must grow."""
     if used + more <= len(array):
         return array
@@ -32,10 +33,10 @@ class Rows:
         self.metric = metric
         self.count = 0
         self.dead = 0
-        self._data = np.empty((0, dim), np.float32)
-        self._scale: npt.NDArray[np.float64] | None = np.empty(0) if metric.name == "cosine" else None
-        self._bias: npt.NDArray[np.float64] | None = np.empty(0) if metric.name == "l2" else None
-        self._alive = np.empty(0, np.bool_)
+        self._data: npt.NDArray[np.float32] = np.empty((0, dim), np.float32)
+        self._scale: npt.NDArray[Any] | None = np.empty(0) if metric.name == "cosine" else None
+        self._bias: npt.NDArray[Any] | None = np.empty(0) if metric.name == "l2" else None
+        self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
 
     def append(self, vectors: npt.NDArray[np.float32], name: str) -> int:
         """Append checked vectors and return the first one's row number; zero vectors under cosine are refused."""
@@ -55,9 +56,7 @@ class Rows:
         return start
 
     @classmethod
-    def wrap(
-        cls, data: npt.NDArray[np.float32], alive: npt.NDArray[np.bool_], metric: Metric, name: str
-    ) -> "Rows":
+    def wrap(cls, data: npt.NDArray[np.float32], alive: npt.NDArray[np.bool_], metric: Metric, name: str) -> "Rows":
         """Take over stored arrays without a copy (they may be memory-mapped); appending makes room elsewhere."""
         rows = cls(data.shape[1], metric)
         rows._data, rows._alive, rows.count = data, alive, len(data)
@@ -107,9 +106,9 @@ class Tokens:
         self.dim = dim
         self.count = 0
         self._rows = 0
-        self._data = np.empty((0, dim), np.float16)
-        self._lengths = np.empty(0, np.int64)
-        self._starts = np.empty(0, np.int64)
+        self._data: npt.NDArray[np.float16] = np.empty((0, dim), np.float16)
+        self._lengths: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._starts: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
     def append(self, tokens: Sequence[npt.NDArray[np.float16]], rows: int) -> None:
         """Append the tokens of the rows from number `rows` on; those before that have no entry have none."""

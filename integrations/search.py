@@ -20,7 +20,7 @@ from attnbridge.scoring import AttentionType
 from attnbridge.threads import for_chunks
 
 # Queries that go to the index and the kernels in one call.
-_CHUNK = 32
+_CHUNK = 128
 
 # A filter goes to exact search where reading the allowed rows costs less than the wider graph search that would
 # be needed: a candidate of a graph search costs about as much as this many rows read one after the other.
@@ -145,25 +145,30 @@ class Searcher:
         started = time.perf_counter()
         shape = (len(queries), request.offset + request.k)
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
-        self.attention.rerank(
-            queries, bias, self.keys, labels, counts, self.options, positions, logits, weights
-        )
+        self.attention.rerank(queries, bias, self.keys, labels, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
-        found = np.minimum(counts, shape[1])
-        return [
-            self._hits(
-                request,
-                positions[i, : found[i]],
-                labels[i],
-                distances[i],
-                logits[i, : found[i]],
-                weights[i, : found[i]],
-                {},
-                timings,
-                int(counts[i]),
+        timings["total"] = sum(timings.values())
+        # Gathered for the whole chunk: a dozen numpy calls for each query would cost as much as its ranking.
+        rows = np.take_along_axis(labels, np.maximum(positions, 0), axis=1)
+        near = np.take_along_axis(distances, np.maximum(positions, 0), axis=1)
+        name = self.attention.name
+        out = []
+        for i, count in enumerate(counts.tolist()):
+            window = slice(request.offset, self._last(request, min(count, shape[1]), logits[i]))
+            scores = logits[i, window]
+            out.append(
+                Hits(
+                    self._ids(rows[i, window]),
+                    scores,
+                    weights[i, window],
+                    near[i, window],
+                    positions[i, window],
+                    {name: scores},
+                    timings,
+                    count,
+                )
             )
-            for i in range(len(queries))
-        ]
+        return out
 
     def _staged(
         self,
@@ -178,9 +183,7 @@ class Searcher:
         """Rank by the attention's logit, then by each stage in turn."""
         timings = dict(timings)
         started = time.perf_counter()
-        pool = Pool(
-            query, bias, self.metric, self.keys, rows, np.empty(0), self.attention, self.options, self.tokens
-        )
+        pool = Pool(query, bias, self.metric, self.keys, rows, np.empty(0), self.attention, self.options, self.tokens)
         if request.query_tokens is not None:
             pool.query_tokens, pool.query_token_weights = request.query_tokens[number]
         pool.scores = pool.logits()
@@ -200,40 +203,29 @@ class Searcher:
         kernels.softmax(pool.scores, weights)
         best = np.empty(min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(pool.scores, rows, best)
-        return self._hits(
-            request, best, rows, distances, pool.scores[best], weights[best], parts, timings, len(rows)
+        window = best[request.offset : self._last(request, len(best), pool.scores[best])]
+        timings["total"] = sum(timings.values())
+        return Hits(
+            self._ids(rows[window]),
+            pool.scores[window],
+            weights[window],
+            distances[window],
+            window,
+            {name: values[window] for name, values in parts.items()},
+            timings,
+            len(rows),
         )
 
-    def _hits(
-        self,
-        request: Request,
-        positions: npt.NDArray[np.int64],
-        rows: Labels,
-        distances: Distances,
-        scores: npt.NDArray[np.float64],
-        weights: npt.NDArray[np.float64],
-        parts: dict[str, npt.NDArray[np.float64]],
-        timings: dict[str, float],
-        candidates: int,
-    ) -> Hits:
-        last = len(positions)
-        if request.threshold is not None:
-            last = int((scores >= request.threshold).sum())
-        window = slice(request.offset, last)
-        positions = positions[window]
-        scores = scores[window]
+    def _ids(self, rows: npt.NDArray[np.int64]) -> list[Any]:
         ids = self.store.ids
-        return Hits(
-            ids=[ids[row] for row in rows[positions].tolist()],
-            scores=scores,
-            weights=weights[window],
-            distances=distances[positions],
-            ranks_before=positions,
-            parts={name: values[positions] for name, values in parts.items()}
-            or {self.attention.name: scores},
-            timings=timings | {"total": sum(timings.values())},
-            candidates=candidates,
-        )
+        return [ids[row] for row in rows.tolist()]
+
+    @staticmethod
+    def _last(request: Request, count: int, scores: npt.NDArray[np.float64]) -> int:
+        """Return where the ranking ends: after `count` hits, or before the first below the threshold."""
+        if request.threshold is None:
+            return count
+        return int((scores[:count] >= request.threshold).sum())
 
     def _candidates(
         self,
@@ -283,9 +275,7 @@ class Searcher:
         return labels, distances
 
 
-def _kept(
-    labels: Labels, distances: Distances, keep: npt.NDArray[np.bool_], n: int
-) -> tuple[Labels, Distances]:
+def _kept(labels: Labels, distances: Distances, keep: npt.NDArray[np.bool_], n: int) -> tuple[Labels, Distances]:
     """Return the first n kept entries of each row, padded with -1 and inf."""
     out_labels = np.full((len(labels), n), -1, np.int64)
     out_distances = np.full((len(labels), n), np.inf, np.float32)

@@ -68,11 +68,7 @@ def write_snapshot(
     if root.exists() and not root.is_dir():
         raise InvalidInputError(f"folder must be a folder, but {root} is a file; choose another name")
     made = not root.exists()
-    if (
-        not made
-        and not is_index(root)
-        and any(p for p in root.iterdir() if not p.name.startswith(".writing-"))
-    ):
+    if not made and not is_index(root) and any(p for p in root.iterdir() if not p.name.startswith(".writing-")):
         raise InvalidInputError(
             f"folder must be empty or hold an index, but {root} holds other files; choose another name"
         )
@@ -141,9 +137,7 @@ def _read_once(root: Path, kind: str) -> tuple[dict[str, Any], Path]:
     snapshot = root / fields[0]
     raw = (snapshot / _MANIFEST).read_bytes()
     if hashlib.blake2b(raw, digest_size=16).hexdigest() != fields[1]:
-        raise IndexCorruptError(
-            f"{snapshot / _MANIFEST} is damaged: its checksum differs; restore it from a backup"
-        )
+        raise IndexCorruptError(f"{snapshot / _MANIFEST} is damaged: its checksum differs; restore it from a backup")
     manifest: dict[str, Any] = json.loads(raw)
     if manifest["format_version"] > FORMAT_VERSION:
         raise IndexCorruptError(
@@ -156,8 +150,7 @@ def _read_once(root: Path, kind: str) -> tuple[dict[str, Any], Path]:
         path = snapshot / file
         if path.stat().st_size != listed["bytes"]:
             raise IndexCorruptError(
-                f"{path} is damaged: {path.stat().st_size} bytes instead of {listed['bytes']}; "
-                "restore it from a backup"
+                f"{path} is damaged: {path.stat().st_size} bytes instead of {listed['bytes']}; restore it from a backup"
             )
         if _digest(path) != listed["blake2b"]:
             raise IndexCorruptError(f"{path} is damaged: its checksum differs; restore it from a backup")

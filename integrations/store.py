@@ -43,9 +43,7 @@ def token_list(tokens: Any, count: int, dim: int | None) -> list[npt.NDArray[np.
     if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray):
         raise InvalidInputError(f"tokens must be a list of arrays (n_i, dt), got {type(tokens).__name__}")
     if len(tokens) != count:
-        raise DimensionMismatchError(
-            f"tokens must have one array for each of {count} vectors, got {len(tokens)}"
-        )
+        raise DimensionMismatchError(f"tokens must have one array for each of {count} vectors, got {len(tokens)}")
     out = []
     for i, given in enumerate(tokens):
         array = as_matrix([] if given is None else given, f"tokens[{i}]")
@@ -57,9 +55,7 @@ def token_list(tokens: Any, count: int, dim: int | None) -> list[npt.NDArray[np.
         with np.errstate(over="ignore"):
             half = array.astype(np.float16)
         if not np.isfinite(half).all():
-            raise InvalidInputError(
-                f"tokens must fit float16 (up to 65504): tokens[{i}] does not; rescale it"
-            )
+            raise InvalidInputError(f"tokens must fit float16 (up to 65504): tokens[{i}] does not; rescale it")
         out.append(half)
     return [half if len(half) else half.reshape(0, dim or 0) for half in out]
 
@@ -89,9 +85,7 @@ class Store:
             return list(range(self._next_id, self._next_id + count))
         out = id_list(ids)
         if len(out) != count:
-            raise DimensionMismatchError(
-                f"ids must have one entry for each of {count} vectors, got {len(out)}"
-            )
+            raise DimensionMismatchError(f"ids must have one entry for each of {count} vectors, got {len(out)}")
         kind = self._kind
         for position, value in enumerate(out):
             kind = kind or type(value)
@@ -154,9 +148,7 @@ class Store:
             row = self.row_of.get(id)
             if row is None:
                 kind = self._kind.__name__ if self._kind else "no"
-                raise UnknownIdError(
-                    f"id {id!r} is not in the index, which holds {len(self)} rows with {kind} ids"
-                )
+                raise UnknownIdError(f"id {id!r} is not in the index, which holds {len(self)} rows with {kind} ids")
             rows.append(row)
         return rows
 

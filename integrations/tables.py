@@ -12,7 +12,6 @@ from attnbridge.errors import InvalidInputError
 from attnbridge.validation import as_matrix
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 # Rows read at a time.
@@ -33,7 +32,7 @@ SUFFIXES = (*_TABLE_SUFFIXES, ".npy", ".npz")
 class Source(NamedTuple):
     """Rows to come: how many, their dimension, and batches of (vectors, ids or None)."""
 
-    count: int
+    total: int
     dim: int
     batches: Iterator[tuple[npt.NDArray[np.float32], list[Any] | None]]
 
@@ -43,9 +42,7 @@ def matrix_of(column: "pa.Array", name: str, first_row: int, dim: int | None) ->
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     for i, length in enumerate(lengths):
         if column.null_count and not column[i].is_valid:
-            raise InvalidInputError(
-                f"column {name!r} must hold a vector in every row: row {first_row + i} is NULL"
-            )
+            raise InvalidInputError(f"column {name!r} must hold a vector in every row: row {first_row + i} is NULL")
         dim = int(length) if dim is None else dim
         if length != dim:
             raise InvalidInputError(
@@ -56,21 +53,22 @@ def matrix_of(column: "pa.Array", name: str, first_row: int, dim: int | None) ->
     if flat.null_count:
         row = first_row + int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]) // (dim or 1)
         raise InvalidInputError(f"column {name!r} must hold numbers only: row {row} has a NULL in its vector")
-    return flat.to_numpy(zero_copy_only=False).reshape(len(column), dim or 0)
+    matrix: npt.NDArray[np.float32] = flat.to_numpy(zero_copy_only=False).reshape(len(column), dim or 0)
+    return matrix
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _require_column(relation: "duckdb.DuckDBPyRelation", name: str, option: str, what: str) -> None:
+def _require_column(relation: Any, name: str, option: str, what: str) -> None:
     if name not in relation.columns:
         raise InvalidInputError(
             f"{option} must name a column of {what}, got {name!r}; its columns are: {', '.join(relation.columns)}"
         )
 
 
-def from_relation(relation: "duckdb.DuckDBPyRelation", vector: str, id: str | None, what: str) -> Source:
+def from_relation(relation: Any, vector: str, id: str | None, what: str) -> Source:
     """Read a DuckDB relation batch by batch."""
     import duckdb
 
@@ -174,9 +172,7 @@ def _from_numpy(file: Path, vector: str | None, id: str | None) -> Source:
                 raise InvalidInputError(f"{file} cannot be read: {error}") from error
     matrix = as_matrix(array, f"{file.name}", finite=False)
     if ids is not None and len(ids) != len(matrix):
-        raise InvalidInputError(
-            f"id must name an array with an id for each of {len(matrix)} rows, got {len(ids)}"
-        )
+        raise InvalidInputError(f"id must name an array with an id for each of {len(matrix)} rows, got {len(ids)}")
 
     def batches() -> Iterator[tuple[npt.NDArray[np.float32], list[Any] | None]]:
         for start in range(0, len(matrix), BATCH):

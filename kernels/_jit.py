@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,10 +26,8 @@ def source_key() -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    try:
+    with suppress(PackageNotFoundError):  # imported from a plain folder that was never installed
         digest.update(version("attnbridge").encode())
-    except PackageNotFoundError:  # imported from a plain folder that was never installed
-        pass
     return digest.hexdigest()
 
 
@@ -53,10 +52,8 @@ def cache_folder() -> Path:
     """Return the first writable one of NUMBA_CACHE_DIR, the package folder, the user's cache, a temporary one."""
     key = f"attnbridge-{source_key()}"
     candidates = [Path(__file__).parent / "__pycache__" / key]
-    try:
+    with suppress(RuntimeError):  # no home folder
         candidates.append(_user_cache_folder() / "attnbridge" / key)
-    except RuntimeError:  # no home folder
-        pass
     if os.environ.get("NUMBA_CACHE_DIR"):
         candidates.insert(0, Path(os.environ["NUMBA_CACHE_DIR"]) / key)
     for folder in candidates:
@@ -71,9 +68,7 @@ CACHE_FOLDER = cache_folder()
 def jit(function: F) -> F:
     """Compile `function` on its first call, GIL released, cached on disk in `CACHE_FOLDER`."""
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(
-        CACHE_FOLDER
-    )  # read while decorating; the users' own caches stay where they are
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read while decorating; the users' own caches stay where they are
     try:
         return numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(function)  # type: ignore[no-any-return]
     finally:

@@ -4,6 +4,7 @@ Rows are float32, float64, int8, or float16 given as the uint16 view of their bi
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -22,28 +23,28 @@ FLOAT32_LIMIT = 24.0
 AHEAD = 8
 
 
-def load(value):  # type: ignore[no-untyped-def]
+def load(value: Any) -> Any:
     """Return a stored element as a number: uint16 holds the bits of a float16, int8 becomes float32."""
     if isinstance(value, np.uint16):
         return np.float32(value.view(np.float16))
     return np.float32(value) if isinstance(value, np.int8) else value
 
 
-def prefetch(rows, row, column):  # type: ignore[no-untyped-def]
+def prefetch(rows: Any, row: Any, column: Any) -> Any:
     """Ask for the cache line of rows[row, column]; without the compiler, do nothing."""
 
 
 if not numba.config.DISABLE_JIT:
 
     @intrinsic
-    def _half_to_float(typingctx, bits):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def _half_to_float(typingctx: Any, bits: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
 
         return types.float32(types.uint16), codegen
 
     @overload(load)
-    def _load(value):  # type: ignore[no-untyped-def]
+    def _load(value: Any) -> Any:
         if value == types.uint16:
             return lambda value: _half_to_float(value)
         if value == types.int8:
@@ -51,10 +52,10 @@ if not numba.config.DISABLE_JIT:
         return lambda value: value
 
     @intrinsic
-    def prefetch(typingctx, rows, row, column):  # type: ignore[no-untyped-def]  # noqa: F811
+    def prefetch(typingctx: Any, rows: Any, row: Any, column: Any) -> Any:
         """Ask for the cache line of rows[row, column]."""
 
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array_type, row_type, column_type = signature.args
             array = context.make_array(array_type)(context, builder, args[0])
             index = [
@@ -75,7 +76,7 @@ if not numba.config.DISABLE_JIT:
 
 
 @jit
-def four_dots(query, rows, a, b, c, e):  # type: ignore[no-untyped-def]
+def four_dots(query: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
     """Return query . rows[i] for i in (a, b, c, e), in the query's precision.
 
     Four rows a pass: the query is read once and four streams of memory are under way at a time.
@@ -95,7 +96,7 @@ def four_dots(query, rows, a, b, c, e):  # type: ignore[no-untyped-def]
 
 
 @jit
-def dot_float64(query, rows, row):  # type: ignore[no-untyped-def]
+def dot_float64(query: Any, rows: Any, row: Any) -> Any:
     """Return query . rows[row], accumulated in float64."""
     total = 0.0
     for j in range(query.shape[0]):
@@ -104,7 +105,7 @@ def dot_float64(query, rows, row):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _products(query, rows, ids, out):  # type: ignore[no-untyped-def]
+def _products(query: Any, rows: Any, ids: Any, out: Any) -> Any:
     """Write out[i] = query . rows[ids[i]] (or rows[i]) as it comes in the query's precision.
 
     The last pass repeats a row instead of running a second loop, so that a pair's product has the same bits
@@ -134,7 +135,7 @@ def _products(query, rows, ids, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def dot(query, query_bias, rows, row_scale, row_bias, ids, scale, out):  # type: ignore[no-untyped-def]
+def dot(query: Any, query_bias: Any, rows: Any, row_scale: Any, row_bias: Any, ids: Any, scale: Any, out: Any) -> Any:
     """Write out[i] = (row_scale[r] * query . rows[r] + row_bias[r] + query_bias) * scale, r = ids[i] (or i).
 
     Parameters
@@ -169,7 +170,7 @@ def dot(query, query_bias, rows, row_scale, row_bias, ids, scale, out):  # type:
 
 
 @jit
-def weighted_sum(weights, rows, row_scale, ids, out):  # type: ignore[no-untyped-def]
+def weighted_sum(weights: Any, rows: Any, row_scale: Any, ids: Any, out: Any) -> Any:
     """Write out = sum_i weights[i] * row_scale[r] * rows[r], r = ids[i] (or i), accumulated in float64.
 
     Parameters
@@ -193,7 +194,7 @@ def weighted_sum(weights, rows, row_scale, ids, out):  # type: ignore[no-untyped
 
 
 @jit
-def row_norms(rows, out):  # type: ignore[no-untyped-def]
+def row_norms(rows: Any, out: Any) -> Any:
     """Write out[i] = |rows[i]|, accumulated in float64.
 
     Parameters

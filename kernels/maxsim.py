@@ -1,5 +1,7 @@
 """MaxSim, the late interaction of ColBERT: how well each query token finds its match in a document."""
 
+from typing import Any
+
 import numpy as np
 
 from attnbridge.kernels._jit import jit
@@ -7,7 +9,7 @@ from attnbridge.kernels.dot import four_dots, load
 
 
 @jit
-def maxsim(query_tokens, token_weights, tokens, starts, lengths, out):  # type: ignore[no-untyped-def]
+def maxsim(query_tokens: Any, token_weights: Any, tokens: Any, starts: Any, lengths: Any, out: Any) -> Any:
     """Write out[i] = sum_a token_weights[a] * max_b query_tokens[a] . tokens[b], b over document i's tokens.
 
     Khattab and Zaharia 2020 (ColBERT), equation 3, with a weight for each query token.

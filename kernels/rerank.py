@@ -1,5 +1,7 @@
 """The fused rerank: candidate ids -> logits -> softmax weights -> the k best, one call for a batch of queries."""
 
+from typing import Any
+
 import numpy as np
 
 from attnbridge.kernels._jit import jit
@@ -12,7 +14,19 @@ BLOCK = 256
 
 
 @jit
-def rerank(queries, query_bias, rows, row_scale, row_bias, ids, counts, scale, positions, logits, weights):  # type: ignore[no-untyped-def]
+def rerank(
+    queries: Any,
+    query_bias: Any,
+    rows: Any,
+    row_scale: Any,
+    row_bias: Any,
+    ids: Any,
+    counts: Any,
+    scale: Any,
+    positions: Any,
+    logits: Any,
+    weights: Any,
+) -> Any:
     """Rank each query's candidates by their logits and weigh the best ones among all of them.
 
     logits_i = (row_scale[r] * query . rows[r] + row_bias[r] + query_bias) * scale, r = ids[i];
@@ -56,7 +70,17 @@ def rerank(queries, query_bias, rows, row_scale, row_bias, ids, counts, scale, p
 
 
 @jit
-def exact_top_k(queries, query_bias, rows, row_scale, row_bias, ids, scale, positions, logits):  # type: ignore[no-untyped-def]
+def exact_top_k(
+    queries: Any,
+    query_bias: Any,
+    rows: Any,
+    row_scale: Any,
+    row_bias: Any,
+    ids: Any,
+    scale: Any,
+    positions: Any,
+    logits: Any,
+) -> Any:
     """Find each query's k best among all the rows named in `ids` (or all rows), by reading every one.
 
     Parameters

@@ -1,6 +1,7 @@
 """Softmax and log-sum-exp in float64, with exact zeros for masked (-inf) logits."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ _LN2_LOW = 1.90821492927058770002e-10
 
 
 @jit
-def exp_nonpositive(x):  # type: ignore[no-untyped-def]
+def exp_nonpositive(x: Any) -> Any:
     """Return exp(x) for x <= 0, branch-free so that loops over it vectorise; below -708 exactly 0.
 
     Taylor polynomial of degree 10 on |r| <= ln(2)/2 (relative error below 3e-13).
@@ -37,7 +38,7 @@ def exp_nonpositive(x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def maximum(logits):  # type: ignore[no-untyped-def]
+def maximum(logits: Any) -> Any:
     """Return max_j logits[j], or -inf where there is none."""
     m = -np.inf
     for j in range(logits.shape[0]):
@@ -46,7 +47,7 @@ def maximum(logits):  # type: ignore[no-untyped-def]
 
 
 @jit
-def softmax(logits, out):  # type: ignore[no-untyped-def]
+def softmax(logits: Any, out: Any) -> Any:
     """Write out[j] = exp(logits[j] - m) / sum_i exp(logits[i] - m), m = max(logits); return the log-sum-exp.
 
     Parameters
@@ -76,7 +77,7 @@ def softmax(logits, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def logsumexp(logits):  # type: ignore[no-untyped-def]
+def logsumexp(logits: Any) -> Any:
     """Return log(sum_j exp(logits[j])), -inf where all logits are -inf.
 
     Parameters

@@ -1,5 +1,7 @@
 """The k best of many scores, best first, ties by the smaller id."""
 
+from typing import Any
+
 import numpy as np
 
 from attnbridge.kernels._jit import jit
@@ -9,7 +11,7 @@ INSERTION_LIMIT = 32
 
 
 @jit
-def better(scores, ids, i, j):  # type: ignore[no-untyped-def]
+def better(scores: Any, ids: Any, i: Any, j: Any) -> Any:
     """Return whether position i ranks before position j: higher score, then smaller id (or position)."""
     if scores[i] != scores[j]:
         return scores[i] > scores[j]
@@ -19,7 +21,7 @@ def better(scores, ids, i, j):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _sink(scores, ids, heap, start, size):  # type: ignore[no-untyped-def]
+def _sink(scores: Any, ids: Any, heap: Any, start: Any, size: Any) -> Any:
     """Restore the heap (worst on top) below `start`."""
     moving = heap[start]
     hole = start
@@ -36,7 +38,7 @@ def _sink(scores, ids, heap, start, size):  # type: ignore[no-untyped-def]
 
 
 @jit
-def top_k(scores, ids, positions):  # type: ignore[no-untyped-def]
+def top_k(scores: Any, ids: Any, positions: Any) -> Any:
     """Write the positions of the best scores, best first; return how many, min(n, len(positions)).
 
     Parameters

@@ -92,7 +92,7 @@ def _masked(logits: npt.NDArray[np.float64], mask: Any) -> npt.NDArray[np.float6
         raise InvalidMaskError(f"mask must be boolean (True attends) or numbers to add, got dtype {m.dtype}")
     if np.isnan(m).any() or (m == np.inf).any():
         raise InvalidMaskError("mask must be finite or -inf; NaN and +inf have no meaning in it")
-    return logits + m
+    return logits + m.astype(np.float64)
 
 
 def _weights(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

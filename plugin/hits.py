@@ -93,8 +93,8 @@ class Hits(Sequence[Hit]):
         self.weights = weights
         self.distances = distances
         self.ranks_before = ranks_before
-        self.parts = dict(parts)
-        self.timings = dict(timings)
+        self.parts = parts
+        self.timings = timings
         self.candidates = candidates
 
     def __len__(self) -> int:

@@ -73,9 +73,7 @@ def scaled_dot_scale(dim: int, options: Options) -> float:
 def _scaled_dot_logits(
     query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits
 ) -> None:
-    kernels.dot(
-        query, bias, keys.data, keys.scale, keys.bias, ids, scaled_dot_scale(len(query), options), out
-    )
+    kernels.dot(query, bias, keys.data, keys.scale, keys.bias, ids, scaled_dot_scale(len(query), options), out)
 
 
 def _scaled_dot_rerank(
@@ -90,9 +88,7 @@ def _scaled_dot_rerank(
     weights: Logits,
 ) -> None:
     scale = scaled_dot_scale(queries.shape[1], options)
-    kernels.rerank(
-        queries, bias, keys.data, keys.scale, keys.bias, ids, counts, scale, positions, logits, weights
-    )
+    kernels.rerank(queries, bias, keys.data, keys.scale, keys.bias, ids, counts, scale, positions, logits, weights)
 
 
 REGISTRY: dict[str, AttentionType] = {
@@ -130,9 +126,7 @@ def resolve(attention_type: str, options: Options) -> tuple[AttentionType, dict[
     """
     row = _BY_NAME.get(attention_type) if isinstance(attention_type, str) else None
     if row is None:
-        raise InvalidConfigError(
-            f"attention type must be one of {', '.join(sorted(_BY_NAME))}; got {attention_type!r}"
-        )
+        raise InvalidConfigError(f"attention type must be one of {', '.join(sorted(_BY_NAME))}; got {attention_type!r}")
     for name in options:
         if name not in row.options:
             known = ", ".join(sorted(row.options)) or "none"

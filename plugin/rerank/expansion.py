@@ -70,9 +70,7 @@ class QueryExpansion:
         output = np.empty(len(pool.query))
         kernels.weighted_sum(weights, keys.data, keys.scale, rows, output)
         query = ((1.0 - self.mix) * pool.query + self.mix * output).astype(np.float32)[None]
-        if (
-            norms(query)[0] >= SMALLEST_NORM
-        ):  # else query and output cancel: nothing to search with, keep the query
+        if norms(query)[0] >= SMALLEST_NORM:  # else query and output cancel: nothing to search with, keep the query
             queries, bias = pool.metric.prepare(query, "query")
             pool.query, pool.query_bias = queries[0], float(bias[0])
         pool.scores = pool.logits()

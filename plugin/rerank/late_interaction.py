@@ -56,8 +56,8 @@ class LateInteraction:
         ----------
         pool : Pool
         """
-        assert pool.tokens is not None  # noqa: S101 - the bridge checks before it searches
-        assert pool.query_tokens is not None and pool.query_token_weights is not None  # noqa: S101, PT018
+        assert pool.tokens is not None
+        assert pool.query_tokens is not None and pool.query_token_weights is not None  # noqa: PT018
         tokens = pool.tokens
         # Token products are float32; half-precision tokens times a query within [-1, 1] cannot overflow it.
         size = max(1.0, float(np.abs(pool.query_tokens).max()))
