@@ -44,7 +44,7 @@ if not numba.config.DISABLE_JIT:
         return types.float32(types.uint16), codegen
 
     @overload(load)
-    def _load(value: Any) -> Any:
+    def _load(value):  # type: ignore[no-untyped-def]
         if value == types.uint16:
             return lambda value: _half_to_float(value)
         if value == types.int8:
