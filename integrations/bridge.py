@@ -455,12 +455,14 @@ class AttentionVectorBridge:
         Parameters
         ----------
         queries : array_like, (b, d)
-        k, candidates, filter, threshold, offset, exact, rerank
+        k, candidates, filter, threshold, offset, exact
             As for `search`, the same for all queries.
         query_tokens : list of array_like (m_i, dt), optional
             One for each query.
         query_token_weights : list of array_like (m_i,), optional
             One for each query.
+        rerank : Stage or list of Stage
+            As for `search`.
         threads : int, optional
             The bridge's own number by default.
 

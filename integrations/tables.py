@@ -81,14 +81,13 @@ def from_relation(relation: Any, vector: str, id: str | None, what: str) -> Sour
         columns.append(f"{_quoted(id)}::{'BIGINT' if whole else 'VARCHAR'} AS id")
     selected = relation.project(", ".join(columns))
     try:
-        found = relation.aggregate("count(*)").fetchone()
-        first = selected.limit(1).fetchone()
+        ((count,),) = relation.aggregate("count(*)").fetchall()
+        first = selected.limit(1).fetchall()
     except duckdb.Error as error:
         raise _unreadable(what, vector, error) from error
-    count = int(found[0]) if found else 0
     if count == 0:
         raise InvalidInputError(f"{what} must hold at least one row, it is empty")
-    dim = len(first[0]) if first and first[0] is not None else 0
+    dim = len(first[0][0]) if first[0][0] is not None else 0
 
     def batches() -> Iterator[tuple[npt.NDArray[np.float32], list[Any] | None]]:
         row = 0

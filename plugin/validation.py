@@ -95,9 +95,10 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32, copy=False)
     if array.dtype.itemsize > 4 and not np.isfinite(narrow).all():
-        require_finite(array, name)
-        row = int(np.argwhere(~np.isfinite(narrow))[0][0])
-        raise InvalidInputError(f"{name} must fit float32 (up to 3.4e38): row {row} does not; rescale it")
+        beyond = np.argwhere(np.isfinite(array) & ~np.isfinite(narrow))
+        if len(beyond):
+            at = f"row {beyond[0][0]}" if array.ndim else "the value"
+            raise InvalidInputError(f"{name} must fit float32 (up to 3.4e38): {at} does not; rescale it")
     return kernel_ready(narrow)
 
 
