@@ -143,7 +143,7 @@ class Searcher:
     ) -> list[Hits]:
         """Rank by the attention's logit alone, in one fused call."""
         started = time.perf_counter()
-        shape = (len(queries), request.offset + request.k)
+        shape = (len(queries), min(request.offset + request.k, labels.shape[1]))
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
         self.attention.rerank(queries, bias, self.keys, labels, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
@@ -236,25 +236,26 @@ class Searcher:
         allowed: npt.NDArray[np.bool_],
     ) -> tuple[Labels, Distances]:
         """Return up to `candidates` rows for each query, nearest first, then -1."""
-        n = request.candidates + (request.exclude >= 0)
         live = len(self.store)
-        pass_count = live if request.allowed is None else len(request.allowed)
-        fetch = n if request.allowed is None else int(1.5 * n * live / max(pass_count, 1)) + 1
-        filtered = request.allowed is not None
-        if request.exact or (filtered and pass_count < _ROWS_PER_CANDIDATE * fetch):
+        n = min(request.candidates + (request.exclude >= 0), live)  # k may be any number
+        if n == 0:
+            return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        passing, fetch = live, n
+        if request.allowed is not None:
+            passing = len(request.allowed)
+            fetch = min(int(1.5 * n * live / max(passing, 1)) + 1, live)
+        if request.exact or passing < min(live, _ROWS_PER_CANDIDATE * fetch):
             labels, distances = self._exact(request, queries, bias, n)
         else:
-            labels, distances = self._query_source(raw, min(fetch, live))
-            if filtered:
+            labels, distances = self._query_source(raw, fetch)
+            if request.allowed is not None:
                 labels, distances = _kept(labels, distances, (labels >= 0) & allowed[labels], n)
-            elif fetch > live:
-                labels, distances = _kept(labels, distances, labels >= 0, n)
-            short = np.flatnonzero((labels >= 0).sum(axis=1) < min(n, pass_count))
+            short = np.flatnonzero((labels >= 0).sum(axis=1) < min(n, passing))
             if len(short):  # the graph did not lead to enough of them: read the rows
                 labels[short], distances[short] = self._exact(request, queries[short], bias[short], n)
         if request.exclude >= 0:
             keep = (labels >= 0) & (labels != request.exclude)
-            labels, distances = _kept(labels, distances, keep, request.candidates)
+            labels, distances = _kept(labels, distances, keep, min(n, request.candidates))
         return labels, distances
 
     def _exact(
