@@ -5,7 +5,40 @@ from typing import Any
 import numpy as np
 
 from attnbridge.kernels._jit import jit
-from attnbridge.kernels.dot import four_dots, load
+from attnbridge.kernels.dot import load
+
+
+@jit
+def _eight_dots(pair: Any, query_tokens: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
+    """Return pair[0] . query_tokens[i], then pair[1] . query_tokens[i], for i in (a, b, c, e).
+
+    Six streams of reads for eight products: half as many reads a product as two passes of four.
+    """
+    zero = query_tokens.dtype.type(0)
+    s0 = zero
+    s1 = zero
+    s2 = zero
+    s3 = zero
+    t0 = zero
+    t1 = zero
+    t2 = zero
+    t3 = zero
+    for j in range(query_tokens.shape[1]):
+        x = pair[0, j]
+        y = pair[1, j]
+        qa = query_tokens[a, j]
+        qb = query_tokens[b, j]
+        qc = query_tokens[c, j]
+        qe = query_tokens[e, j]
+        s0 += x * qa
+        s1 += x * qb
+        s2 += x * qc
+        s3 += x * qe
+        t0 += y * qa
+        t1 += y * qb
+        t2 += y * qc
+        t3 += y * qe
+    return s0, s1, s2, s3, t0, t1, t2, t3
 
 
 @jit
@@ -23,25 +56,28 @@ def maxsim(query_tokens: Any, token_weights: Any, tokens: Any, starts: Any, leng
     out : (n,) float64; a document without tokens gets NaN
     """
     m, d = query_tokens.shape
-    token = np.empty(d, query_tokens.dtype)
+    pair = np.empty((2, d), query_tokens.dtype)  # two document tokens at a time, as numbers
     best = np.empty(m, query_tokens.dtype)
     for i in range(starts.shape[0]):
         if lengths[i] == 0:
             out[i] = np.nan
             continue
         best[:] = -np.inf
-        for row in range(starts[i], starts[i] + lengths[i]):
+        end = starts[i] + lengths[i]
+        for row in range(starts[i], end, 2):
+            other = min(row + 1, end - 1)
             for j in range(d):
-                token[j] = load(tokens[row, j])
+                pair[0, j] = load(tokens[row, j])
+                pair[1, j] = load(tokens[other, j])
             for a in range(0, m, 4):
                 a1 = min(a + 1, m - 1)
                 a2 = min(a + 2, m - 1)
                 a3 = min(a + 3, m - 1)
-                s0, s1, s2, s3 = four_dots(token, query_tokens, a, a1, a2, a3)
-                best[a] = max(best[a], s0)
-                best[a1] = max(best[a1], s1)
-                best[a2] = max(best[a2], s2)
-                best[a3] = max(best[a3], s3)
+                s0, s1, s2, s3, t0, t1, t2, t3 = _eight_dots(pair, query_tokens, a, a1, a2, a3)
+                best[a] = max(best[a], s0, t0)
+                best[a1] = max(best[a1], s1, t1)
+                best[a2] = max(best[a2], s2, t2)
+                best[a3] = max(best[a3], s3, t3)
         total = 0.0
         for a in range(m):
             total += token_weights[a] * np.float64(best[a])
