@@ -1,0 +1,291 @@
+"""The truth, slowly: every kernel again in float64 numpy, and the one table that tests and benchmarks run through.
+
+A reference takes the arguments of its kernel and fills the same outputs; a test calls both on copies of the same
+arguments and compares all of them, so that an input that was written to shows as well.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attnbridge import kernels
+
+Array = np.ndarray[Any, Any]
+
+KINDS = ("float32", "float64", "float16", "int8")
+
+
+def as_float64(rows: Array) -> Array:
+    """Return stored rows as numbers; uint16 holds the bits of a float16."""
+    return (rows.view(np.float16) if rows.dtype == np.uint16 else rows).astype(np.float64)
+
+
+def stored(values: Array, kind: str) -> Array:
+    """Return values as the kernels store them; float16 as its bits."""
+    if kind == "float16":
+        return np.ascontiguousarray(values, np.float16).view(np.uint16)
+    return np.ascontiguousarray(np.round(values) if kind == "int8" else values, kind)
+
+
+# ---- the references
+
+
+def dot(
+    query: Array,
+    query_bias: float,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    ids: Array | None,
+    scale: float,
+    out: Array,
+) -> None:
+    """Fill out with (row_scale * query . row + row_bias + query_bias) * scale."""
+    values = as_float64(rows) @ query.astype(np.float64)
+    if row_scale is not None:
+        values = values * row_scale
+    if row_bias is not None:
+        values = values + row_bias
+    values = (values + query_bias) * scale
+    out[:] = values if ids is None else values[ids]
+
+
+def softmax(logits: Array, out: Array) -> float:
+    """Fill out with exp(logits) over its sum; return the log-sum-exp."""
+    total = logsumexp(logits)
+    out[:] = 0.0 if total == -np.inf else np.exp(logits - total)
+    return total
+
+
+def logsumexp(logits: Array) -> float:
+    """Return log(sum(exp(logits)))."""
+    return float(np.logaddexp.reduce(logits, initial=-np.inf))
+
+
+def top_k(scores: Array, ids: Array | None, positions: Array) -> int:
+    """Fill positions with those of the largest scores, ties by the smaller id; return how many."""
+    order = np.lexsort((np.arange(len(scores)) if ids is None else ids, -scores))[: len(positions)]
+    positions[: len(order)] = order
+    return len(order)
+
+
+def weighted_sum(weights: Array, rows: Array, row_scale: Array | None, ids: Array | None, out: Array) -> None:
+    """Fill out with the sum of weights * row_scale * row."""
+    values = as_float64(rows) if row_scale is None else as_float64(rows) * row_scale[:, None]
+    out[:] = weights @ (values if ids is None else values[ids])
+
+
+def row_norms(rows: Array, out: Array) -> None:
+    """Fill out with the Euclidean lengths."""
+    out[:] = np.sqrt((as_float64(rows) ** 2).sum(axis=1))
+
+
+def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Array, lengths: Array, out: Array) -> None:
+    """Fill out with sum_a token_weights[a] * max_b query_tokens[a] . tokens[b] for each document."""
+    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        products = query_tokens.astype(np.float64) @ as_float64(tokens[start : start + length]).T
+        out[i] = token_weights @ products.max(axis=1) if length else np.nan
+
+
+def rerank(
+    queries: Array,
+    query_bias: Array,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    ids: Array,
+    counts: Array,
+    scale: float,
+    positions: Array,
+    logits: Array,
+    weights: Array,
+) -> None:
+    """Fill positions, logits and weights with each query's best candidates."""
+    positions[:], logits[:], weights[:] = -1, -np.inf, 0.0
+    for b, count in enumerate(counts):
+        candidates = ids[b, :count]
+        scores = np.empty(count)
+        dot(queries[b], query_bias[b], rows, row_scale, row_bias, candidates, scale, scores)
+        all_weights = np.empty(count)
+        softmax(scores, all_weights)
+        found = top_k(scores, candidates, positions[b])
+        logits[b, :found] = scores[positions[b, :found]]
+        weights[b, :found] = all_weights[positions[b, :found]]
+
+
+def exact_top_k(
+    queries: Array,
+    query_bias: Array,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    ids: Array | None,
+    scale: float,
+    positions: Array,
+    logits: Array,
+) -> None:
+    """Fill positions and logits with each query's best among all rows (or those in ids)."""
+    positions[:], logits[:] = -1, -np.inf
+    for b in range(len(queries)):
+        scores = np.empty(len(rows) if ids is None else len(ids))
+        dot(queries[b], query_bias[b], rows, row_scale, row_bias, ids, scale, scores)
+        found = top_k(scores, None, positions[b])
+        logits[b, :found] = scores[positions[b, :found]]
+
+
+# ---- inputs
+
+
+class Case(NamedTuple):
+    """What inputs to make.
+
+    `terms` names what rows and query carry beside their values: "plain" nothing (metric ip), "scale" a factor for
+    each row (cosine), "bias" a bias for each row and for the query (l2), "both".
+    """
+
+    n: int = 1000
+    d: int = 384
+    kind: str = "float32"
+    terms: str = "plain"
+    gathered: bool = False
+    k: int = 10
+    b: int = 3
+
+    def __str__(self) -> str:
+        return "-".join(str(part) for part in self)
+
+
+def _terms(rng: np.random.Generator, case: Case) -> tuple[Array | None, Array | None]:
+    # Powers of two and small whole numbers: with `_whole` values every logit is exact, and ties are true ties.
+    scale = 2.0 ** rng.integers(-2, 2, case.n) if case.terms in ("scale", "both") else None
+    bias = rng.integers(-8, 8, case.n).astype(np.float64) if case.terms in ("bias", "both") else None
+    return scale, bias
+
+
+def _precision(case: Case) -> Any:
+    return np.float64 if case.kind == "float64" else np.float32
+
+
+def _unit(case: Case) -> float:
+    """Return what a stored 1 stands for: int8 rows hold thirtieths."""
+    return 1.0 / 30.0 if case.kind == "int8" else 1.0
+
+
+def _gaussian(rng: np.random.Generator, case: Case) -> Array:
+    """Return gaussian rows with the degenerate ones among them: a zero row, a duplicate, one large row."""
+    values = rng.standard_normal((case.n, case.d)) / _unit(case)
+    if case.n >= 4:
+        values[1], values[2], values[3] = 0.0, values[0], 4.0 * values[3]
+    return stored(np.clip(values, -127, 127) if case.kind == "int8" else values, case.kind)
+
+
+def _whole(rng: np.random.Generator, case: Case) -> Array:
+    return stored(rng.integers(-3, 4, (case.n, case.d)), case.kind)
+
+
+def _dot(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    query = rng.standard_normal(case.d).astype(_precision(case))
+    ids = rng.integers(0, case.n, case.n + 3) if case.gathered else None
+    scale = case.d**-0.5 * _unit(case)
+    bias = 1.25 if case.terms in ("bias", "both") else 0.0
+    return query, bias, _gaussian(rng, case), *_terms(rng, case), ids, scale, np.empty(case.n + 3 * case.gathered)
+
+
+def _softmax(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    logits = 10.0 * rng.standard_normal(case.n)
+    logits[case.n // 2 + 1 :: 3] = -np.inf
+    return logits, np.empty(case.n)
+
+
+def _logsumexp(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    return _softmax(rng, case)[:1]
+
+
+def _top_k(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    scores = rng.integers(0, max(2, case.n // 3), case.n).astype(np.float64)
+    scores[case.n // 2 + 1 :: 5] = -np.inf
+    return scores, rng.permutation(case.n) if case.gathered else None, np.full(case.k, -7)
+
+
+def _weighted_sum(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    ids = rng.integers(0, case.n, case.n + 3) if case.gathered else None
+    weights = rng.random(case.n + 3 * case.gathered)
+    return weights, _gaussian(rng, case), _terms(rng, case)[0], ids, np.empty(case.d)
+
+
+def _row_norms(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    return _gaussian(rng, case), np.empty(case.n)
+
+
+def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    query_tokens = (rng.standard_normal((case.b, case.d)) * _unit(case)).astype(_precision(case))
+    cuts = np.sort(rng.integers(0, case.n + 1, case.n // 4))
+    cuts = np.concatenate([[0], cuts, [case.n]])  # some documents have no tokens
+    return query_tokens, rng.random(case.b), _gaussian(rng, case), cuts[:-1], np.diff(cuts), np.empty(len(cuts) - 1)
+
+
+def _search(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    queries = rng.integers(-3, 4, (case.b, case.d)).astype(_precision(case))
+    bias = rng.integers(-8, 8, case.b).astype(np.float64) if case.terms in ("bias", "both") else np.zeros(case.b)
+    return queries, bias, _whole(rng, case), *_terms(rng, case)
+
+
+def _ranked(case: Case) -> tuple[Array, Array]:
+    return np.full((case.b, case.k), -7), np.full((case.b, case.k), np.nan)
+
+
+def _rerank(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    ids = np.stack([rng.permutation(case.n) for _ in range(case.b)])
+    counts = rng.integers(0, case.n + 1, case.b)
+    counts[0] = case.n
+    scale = 2.0**-3
+    return *_search(rng, case), ids, counts, scale, *_ranked(case), np.full((case.b, case.k), np.nan)
+
+
+def _exact_top_k(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    ids = np.sort(rng.permutation(case.n)[: case.n // 2 + 1]) if case.gathered else None
+    return *_search(rng, case), ids, 2.0**-3, *_ranked(case)
+
+
+# ---- the table
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel, its truth, and what its inputs can vary in."""
+
+    kernel: Callable[..., Any]
+    reference: Callable[..., Any]
+    inputs: Callable[[np.random.Generator, Case], tuple[Any, ...]]
+    kinds: tuple[str, ...] = KINDS
+    terms: bool = False  # row_scale and row_bias
+    gathers: bool = False  # ids given or None
+    ranks: bool = False  # k
+    float32: bool = False  # products of gaussians in single precision, the others are exact or in double
+
+
+KERNELS = {
+    "dot": Kernel(kernels.dot, dot, _dot, terms=True, gathers=True, float32=True),
+    "softmax": Kernel(kernels.softmax, softmax, _softmax, kinds=("float64",)),
+    "logsumexp": Kernel(kernels.logsumexp, logsumexp, _logsumexp, kinds=("float64",)),
+    "top_k": Kernel(kernels.top_k, top_k, _top_k, kinds=("float64",), gathers=True, ranks=True),
+    "weighted_sum": Kernel(kernels.weighted_sum, weighted_sum, _weighted_sum, terms=True, gathers=True),
+    "row_norms": Kernel(kernels.row_norms, row_norms, _row_norms),
+    "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
+    "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
+    "exact_top_k": Kernel(kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True),
+}
+
+# Every pairing of dtype and terms would be a compilation of its own: the metrics' three for float32, all terms for
+# the quantised rows that carry scales, none for float64.
+_TERMS = {"float32": ("plain", "scale", "bias"), "float64": ("plain",), "float16": ("both",), "int8": ("both",)}
+
+
+def variants(row: Kernel) -> Iterator[Case]:
+    """Yield a case for each code path of a kernel, in its default shape."""
+    for kind in row.kinds:
+        for terms in _TERMS[kind] if row.terms else ("plain",):
+            for gathered in (False, True) if row.gathers else (False,):
+                yield Case(kind=kind, terms=terms, gathered=gathered)
