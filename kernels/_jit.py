@@ -1,7 +1,9 @@
 """The one decorator of the kernels: compile options and where compiled code is cached."""
 
+import atexit
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -48,6 +50,17 @@ def _writable(folder: Path) -> bool:
         return False
 
 
+def _temporary_folder(prefix: str) -> Path:
+    """Return a new folder that goes when this process ends, or a path that cannot exist where none can be made."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+    except OSError:
+        return Path(os.devnull) / prefix
+    owner = os.getpid()  # a forked child must not take the folder from its parent
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+    return folder
+
+
 def cache_folder() -> Path:
     """Return the first writable one of NUMBA_CACHE_DIR, the package folder, the user's cache, a temporary one."""
     key = f"attnbridge-{source_key()}"
@@ -59,17 +72,18 @@ def cache_folder() -> Path:
     for folder in candidates:
         if _writable(folder):
             return folder
-    return Path(tempfile.mkdtemp(prefix=f"{key}-"))
+    return _temporary_folder(f"{key}-")
 
 
 CACHE_FOLDER = cache_folder()
+_CACHED = CACHE_FOLDER.is_dir()  # not where nothing at all can be written
 
 
 def jit(function: F) -> F:
-    """Compile `function` on its first call, GIL released, cached on disk in `CACHE_FOLDER`."""
+    """Compile `function` on its first call, GIL released, cached on disk in `CACHE_FOLDER` where there is one."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read while decorating; the users' own caches stay where they are
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, cache=_CACHED, fastmath=FASTMATH, error_model="numpy")(function)  # type: ignore[no-any-return]
     finally:
         numba.config.CACHE_DIR = before
