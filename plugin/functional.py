@@ -41,8 +41,11 @@ def attention_types() -> list[dict[str, Any]]:
     ]
 
 
-def _inputs(query: Any, keys: Any, max_keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return queries (L, d) and keys (S, d) in one precision; the logits tell whether the keys are finite."""
+def _inputs(query: Any, keys: Any, max_keys: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return queries (L, d) and keys (S, d) in one precision, and whether one query alone was given.
+
+    Whether the keys are finite, the logits tell.
+    """
     q = as_floats(query, "query", keep_float64=True)
     if q.ndim not in (1, 2):
         raise DimensionMismatchError(f"query must be (d,) or (L, d), got shape {q.shape}")
@@ -59,7 +62,7 @@ def _inputs(query: Any, keys: Any, max_keys: int) -> tuple[np.ndarray, np.ndarra
     limit_keys(len(k), as_count(max_keys, "max_keys"))
     if q.dtype != k.dtype:
         q, k = q.astype(np.float64), k.astype(np.float64)
-    return np.atleast_2d(q), k
+    return np.atleast_2d(q), k, q.ndim == 1
 
 
 def _logits(
@@ -141,9 +144,9 @@ def attention_logits(
     array([1., 0.])
     """
     row, checked = resolve(attention_type, options)
-    queries, stored = _inputs(query, keys, max_keys)
+    queries, stored, single = _inputs(query, keys, max_keys)
     logits = _masked(_logits(row, checked, queries, stored), mask)
-    return logits if np.ndim(query) == 2 else logits[0]
+    return logits[0] if single else logits
 
 
 def attention_scores(
@@ -188,9 +191,9 @@ def attention_scores(
     array([0.67, 0.33], dtype=float32)
     """
     row, checked = resolve(attention_type, options)
-    queries, stored = _inputs(query, keys, max_keys)
+    queries, stored, single = _inputs(query, keys, max_keys)
     weights = _weights(_masked(_logits(row, checked, queries, stored), mask)).astype(stored.dtype, copy=False)
-    return weights if np.ndim(query) == 2 else weights[0]
+    return weights[0] if single else weights
 
 
 def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **options: Any) -> float:
@@ -272,7 +275,7 @@ def attention(
     array([12.69], dtype=float32)
     """
     row, checked = resolve(attention_type, options)
-    queries, stored = _inputs(query, keys, max_keys)
+    queries, stored, single = _inputs(query, keys, max_keys)
     v = as_matrix(values, "values", finite=False, keep_float64=True)
     if len(v) != len(stored):
         raise DimensionMismatchError(f"values must have a row for each of {len(stored)} keys, got {len(v)}")
@@ -283,7 +286,7 @@ def attention(
     if not np.isfinite(out).all():
         require_finite(v, "values")
     out = out.astype(np.result_type(stored.dtype, v.dtype), copy=False)
-    return out if np.ndim(query) == 2 else out[0]
+    return out[0] if single else out
 
 
 def softmax(scores: Any) -> npt.NDArray[np.floating[Any]]:

@@ -47,7 +47,8 @@ def kernel_ready(array: np.ndarray) -> np.ndarray:
     Numba compiles a read-only array as a type of its own; kernels never write to their inputs, so a view that
     claims to be writeable spares that second compilation.
     """
-    array = np.ascontiguousarray(array)
+    if not array.flags.c_contiguous:  # ascontiguousarray would make a vector of a lone number
+        array = np.ascontiguousarray(array)
     if array.flags.writeable or array.size == 0:
         return array
     return np.asarray(_Address(array))
