@@ -7,19 +7,30 @@ with ``manifest.json`` and the files that it lists with size and checksum.
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attnbridge.errors import IndexCorruptError, InvalidInputError
 
 FORMAT_VERSION = 1
 _CURRENT = "CURRENT"
 _MANIFEST = "manifest.json"
+_SNAPSHOT = re.compile(r"snapshot-[0-9a-f]{12}")
+_TEMPORARY = re.compile(r"\.writing-snapshot-[0-9a-f]{12}(-current)?")
+_POINTER = re.compile(rf"({_SNAPSHOT.pattern}) ([0-9a-f]{{32}})\n")
+
+# Where saves cannot exclude each other, what a killed one left is taken for that after this many seconds.
+_ABANDONED = 86_400
 
 Writer = Callable[[Path], None]
+T = TypeVar("T")
 
 
 def _digest(path: Path) -> str:
@@ -48,10 +59,76 @@ def is_index(folder: Path) -> bool:
     return (folder / _CURRENT).is_file()
 
 
+def _is_ours(path: Path) -> bool:
+    return bool(_SNAPSHOT.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name))
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that `write_snapshot` would refuse, so that a caller can ask before long work."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InvalidInputError(f"folder must be a folder, but {folder} is a file; choose another name")
+    # A file CURRENT alone says nothing: a LevelDB folder has one too.
+    if not _POINTER.fullmatch(_pointer(folder)) and not all(_is_ours(path) for path in folder.iterdir()):
+        raise InvalidInputError(
+            f"folder must be empty or hold an index, but {folder} holds other files; choose another name"
+        )
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[bool]:
+    """Let one save at a time work on a folder, and yield whether that could be had; it ends with the process."""
+    if sys.platform == "win32":
+        yield False
+        return
+    import fcntl
+
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # some network file systems
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _pointer(root: Path) -> str:
+    """Return what CURRENT holds, or nothing."""
+    try:
+        return (root / _CURRENT).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _remove_old(root: Path, alone: bool) -> None:
+    """Remove what saves before left: snapshots that are not current, and the unfinished work of killed ones."""
+    name = _pointer(root).partition(" ")[0]
+    for path in root.iterdir():
+        if not _is_ours(path) or path.name == name:
+            continue
+        with suppress(OSError):
+            if alone or _SNAPSHOT.fullmatch(path.name) or time.time() - path.stat().st_mtime > _ABANDONED:
+                _remove(path)
+
+
 def write_snapshot(
     folder: str | os.PathLike[str], kind: str, about: Mapping[str, Any], files: Mapping[str, Writer]
 ) -> None:
     """Write a snapshot and make it current; on any error the folder is as before.
+
+    Saves to one folder wait for each other.
 
     Parameters
     ----------
@@ -65,18 +142,26 @@ def write_snapshot(
         File name to a function that writes it.
     """
     root = Path(folder)
-    if root.exists() and not root.is_dir():
-        raise InvalidInputError(f"folder must be a folder, but {root} is a file; choose another name")
+    check_target(root)
     made = not root.exists()
-    if not made and not is_index(root) and any(p for p in root.iterdir() if not p.name.startswith(".writing-")):
-        raise InvalidInputError(
-            f"folder must be empty or hold an index, but {root} holds other files; choose another name"
-        )
     root.mkdir(parents=True, exist_ok=True)
+    with _alone(root) as alone:
+        try:
+            _write(root, kind, about, files)
+        except BaseException:
+            if made:
+                with suppress(OSError):  # not empty: another process has saved there
+                    root.rmdir()
+            raise
+        _remove_old(root, alone)
+
+
+def _write(root: Path, kind: str, about: Mapping[str, Any], files: Mapping[str, Writer]) -> None:
     name = f"snapshot-{uuid.uuid4().hex[:12]}"
     temporary = root / f".writing-{name}"
+    pointer = root / f".writing-{name}-current"
     try:
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         listed = {}
         for file, write in files.items():
             path = temporary / file
@@ -88,26 +173,27 @@ def write_snapshot(
         _write_text(temporary / _MANIFEST, text)
         _sync(temporary)
         temporary.rename(root / name)
-        pointer = root / f".writing-{name}-current"
         digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         _write_text(pointer, f"{name} {digest}\n")
+        _sync(root)
         pointer.replace(root / _CURRENT)
         _sync(root)
     except BaseException:
-        if made:
-            shutil.rmtree(root, ignore_errors=True)
-        else:
-            for left in (temporary, root / name):
-                shutil.rmtree(left, ignore_errors=True)
-            (root / f".writing-{name}-current").unlink(missing_ok=True)
+        if not _pointer(root).startswith(name):  # Ctrl-C may come after the new one has become current
+            for left in (temporary, root / name, pointer):
+                _remove(left)
         raise
-    for old in root.glob("snapshot-*"):
-        if old.name != name:
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_snapshot(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], Path]:
-    """Return the current snapshot's manifest and subfolder, every file's size and checksum verified.
+    """Return the current snapshot's manifest and subfolder, every file verified; `load_snapshot` says how."""
+    return load_snapshot(folder, kind, lambda manifest, snapshot: (manifest, snapshot))
+
+
+def load_snapshot(folder: str | os.PathLike[str], kind: str, load: Callable[[dict[str, Any], Path], T]) -> T:
+    """Verify every file of the current snapshot by size and checksum, and return load(manifest, subfolder).
+
+    Another process may save, and so remove what is being read: then this begins again with the new snapshot.
 
     Raises
     ------
@@ -115,29 +201,34 @@ def read_snapshot(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, 
         No folder, no index of this kind, a newer format, or a file that is missing or damaged.
     """
     root = Path(folder)
-    for attempt in range(3):
+    while True:
+        current = _pointer(root)
         try:
-            return _read_once(root, kind)
-        except FileNotFoundError as error:
-            # Another process may have saved and removed the snapshot that CURRENT named a moment ago.
-            if attempt == 2:
-                raise IndexCorruptError(
-                    f"folder {root} is damaged: {error.filename} is missing; restore it from a backup"
-                ) from error
-    raise AssertionError("unreachable")
+            return load(*_verified(root, current, kind))
+        except (FileNotFoundError, IndexCorruptError) as error:
+            if _pointer(root) != current:
+                continue
+            if isinstance(error, IndexCorruptError):
+                raise
+            raise IndexCorruptError(
+                f"folder {root} is damaged: {error.filename} is missing; restore it from a backup"
+            ) from error
 
 
-def _read_once(root: Path, kind: str) -> tuple[dict[str, Any], Path]:
+def _verified(root: Path, current: str, kind: str) -> tuple[dict[str, Any], Path]:
     if not is_index(root):
         state = "is no index: it has no file CURRENT" if root.is_dir() else "does not exist"
         raise IndexCorruptError(f"folder {root} {state}; bridge.save(folder) or 'attnbridge index' makes one")
-    fields = (root / _CURRENT).read_text(encoding="utf-8", errors="replace").split()
-    if len(fields) != 2 or Path(fields[0]).name != fields[0]:
-        raise IndexCorruptError(f"{root / _CURRENT} is damaged; restore it from a backup")
-    snapshot = root / fields[0]
+    fields = _POINTER.fullmatch(current)
+    if fields is None or not (root / fields[1]).is_dir():
+        raise IndexCorruptError(f"{root / _CURRENT} is damaged or names a missing snapshot; restore it from a backup")
+    snapshot = root / fields[1]
     raw = (snapshot / _MANIFEST).read_bytes()
-    if hashlib.blake2b(raw, digest_size=16).hexdigest() != fields[1]:
-        raise IndexCorruptError(f"{snapshot / _MANIFEST} is damaged: its checksum differs; restore it from a backup")
+    if hashlib.blake2b(raw, digest_size=16).hexdigest() != fields[2]:
+        raise IndexCorruptError(
+            f"{snapshot / _MANIFEST} is damaged: its checksum is not that in {root / _CURRENT}; restore it from a "
+            "backup"
+        )
     manifest: dict[str, Any] = json.loads(raw)
     if manifest["format_version"] > FORMAT_VERSION:
         raise IndexCorruptError(

@@ -1,7 +1,10 @@
 """Vectors and ids out of tables: DuckDB relations, Parquet, CSV, JSON lines and numpy files."""
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,7 +132,9 @@ def from_file(path: str | os.PathLike[str], vector: str | None, id: str | None) 
     """
     file = Path(path)
     if not file.is_file():
-        raise InvalidInputError(f"data must be a file, but {file} does not exist")
+        raise InvalidInputError(
+            f"data must be a file, but {file} {'is a folder' if file.is_dir() else 'does not exist'}"
+        )
     suffix = file.suffix.lower()
     if suffix in (".npy", ".npz"):
         return _from_numpy(file, vector, id)
@@ -144,11 +149,31 @@ def from_file(path: str | os.PathLike[str], vector: str | None, id: str | None) 
     return from_relation(relation, vector or "embedding", id, str(file))
 
 
-def _from_numpy(file: Path, vector: str | None, id: str | None) -> Source:
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Say which numpy file cannot be read and why."""
     try:
-        loaded = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InvalidInputError(f"{file} cannot be read: {error}") from error
+        yield
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # numpy takes whatever it does not know for a pickle, and advises to allow those.
+        reason = "it is no numpy file, or holds Python objects" if "pickle" in str(error) else error
+        raise InvalidInputError(f"{file} cannot be read: {reason}") from error
+
+
+def load_numpy(file: Path) -> Any:
+    """Return the array of a npy file, memory-mapped, or the open archive of a npz file.
+
+    Raises
+    ------
+    InvalidInputError
+        No such file, not numpy's format, damaged, or an array of Python objects.
+    """
+    with _reading(file):
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _from_numpy(file: Path, vector: str | None, id: str | None) -> Source:
+    loaded = load_numpy(file)
     ids: list[Any] | None = None
     if isinstance(loaded, np.ndarray):
         if vector is not None or id is not None:
@@ -164,11 +189,9 @@ def _from_numpy(file: Path, vector: str | None, id: str | None) -> Source:
                     raise InvalidInputError(
                         f"{option} must name an array of {file}, got {name!r}; its arrays are: {', '.join(names)}"
                     )
-            try:
+            with _reading(file):
                 array = loaded[vector or "embedding"]
                 ids = None if id is None else loaded[id].tolist()
-            except ValueError as error:  # pickled objects
-                raise InvalidInputError(f"{file} cannot be read: {error}") from error
     matrix = as_matrix(array, f"{file.name}", finite=False)
     if ids is not None and len(ids) != len(matrix):
         raise InvalidInputError(f"id must name an array with an id for each of {len(matrix)} rows, got {len(ids)}")

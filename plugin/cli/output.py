@@ -1,0 +1,126 @@
+"""How the commands print: JSON for machines, tables for people."""
+
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Columns that a table may take where no terminal limits it.
+_UNLIMITED = 100_000
+
+
+def finite(value: float) -> float | None:
+    """Return the number, or None where JSON has no word for it.
+
+    Parameters
+    ----------
+    value : float
+
+    Returns
+    -------
+    float or None
+
+    Examples
+    --------
+    >>> from attnbridge.cli.output import finite
+    >>> finite(0.5), finite(float("nan"))
+    (0.5, None)
+    """
+    return value if math.isfinite(value) else None
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document.
+
+    Parameters
+    ----------
+    document : object
+        Whatever JSON can say.
+
+    Examples
+    --------
+    >>> from attnbridge.cli.output import print_json
+    >>> print_json({"rows": 2})
+    {
+      "rows": 2
+    }
+    """
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def table(*columns: str, left: int = 1) -> "Table":
+    """Return an empty table in which nothing is ever cut off.
+
+    Parameters
+    ----------
+    *columns : str
+        Headings; none are shown where all are empty.
+    left : int, default 1
+        Which column is aligned to the left; the others are numbers.
+
+    Returns
+    -------
+    rich.table.Table
+
+    Examples
+    --------
+    >>> from attnbridge.cli.output import table
+    >>> len(table("rank", "id").columns)
+    2
+    """
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=any(columns), pad_edge=False)
+    for position, name in enumerate(columns):
+        made.add_column(name, justify="left" if position == left else "right", overflow="fold")
+    return made
+
+
+def print_table(made: "Table") -> None:
+    """Print a table: as wide as the terminal, or without colours as wide as it wants to be.
+
+    Parameters
+    ----------
+    made : rich.table.Table
+
+    Examples
+    --------
+    >>> from attnbridge.cli.output import print_table, table
+    >>> made = table("rank", "id")
+    >>> made.add_row("1", "a")
+    >>> print_table(made)  # doctest: +NORMALIZE_WHITESPACE
+    rank   id
+    ──────────
+       1   a
+    """
+    from rich.console import Console
+
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    Console(force_terminal=terminal, width=None if terminal else _UNLIMITED).print(made)
+
+
+def shown(name: object) -> str:
+    r"""Return an id as it can be shown in one line, whatever characters it holds.
+
+    Parameters
+    ----------
+    name : str or int
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from attnbridge.cli.output import shown
+    >>> shown("a"), shown("two" + chr(10) + "lines")
+    ('a', "'two\\nlines'")
+    """
+    text = str(name)
+    return text if text.isprintable() else repr(text)

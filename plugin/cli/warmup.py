@@ -1,0 +1,68 @@
+"""`attnbridge warmup`: have every common kernel compiled and kept on disk."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from attnbridge.errors import InvalidConfigError
+from attnbridge.progress import progress_bar
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar and no summary.")
+def warmup(quiet: bool) -> None:
+    """Compile the kernels once, so that no later search waits for it."""
+    started = time.perf_counter()
+    folder = _lasting_cache_folder()
+    steps: list[Callable[[], None]] = [_functions, *(lambda m=metric: _bridge(m) for metric in ("cosine", "ip", "l2"))]
+    with progress_bar(len(steps), "compiling", not quiet) as advance:
+        for step in steps:
+            step()
+            advance(1)
+    if not quiet:
+        click.echo(f"{folder}: ready in {time.perf_counter() - started:.1f} s")
+
+
+def _lasting_cache_folder() -> Path:
+    """Return where compiled kernels are kept; a folder that only this process knows is of no use later."""
+    from attnbridge.kernels import _jit
+
+    if _jit.CACHE_FOLDER.name != f"attnbridge-{_jit.source_key()}":
+        raise InvalidConfigError("no folder for compiled kernels can be written; name one that can in NUMBA_CACHE_DIR")
+    return _jit.CACHE_FOLDER
+
+
+def _functions() -> None:
+    """Call the functional API once."""
+    import numpy as np
+
+    from attnbridge import functional
+
+    keys = np.eye(3, 8, dtype=np.float32)
+    functional.softmax(keys[0])
+    functional.attention_score(keys[0], keys[1])
+    functional.attention_scores(keys[0], keys)
+    functional.attention_logits(keys, keys)
+    functional.attention(keys, keys, keys)
+
+
+def _bridge(metric: str) -> None:
+    """Use a small bridge from its making to its reopening, so that whatever it calls is compiled."""
+    import numpy as np
+
+    from attnbridge.integrations import AttentionVectorBridge
+    from attnbridge.rerank import LateInteraction, QueryExpansion
+
+    rows = np.random.default_rng(0).standard_normal((64, 8), dtype=np.float32)
+    built = AttentionVectorBridge(8, metric)
+    built.add(rows, tokens=list(rows.reshape(64, 2, 4)))
+    with tempfile.TemporaryDirectory() as folder:
+        built.save(folder)
+        for bridge in (built, AttentionVectorBridge.open(folder, mmap=False)):
+            bridge.search(rows[0], k=3)
+            bridge.search(rows[0], k=3, exact=True)
+            bridge.search(id=1, k=3, rerank=[QueryExpansion(), LateInteraction()])
+            bridge.search_batch(rows, k=40, filter=[1, 2, 3])
