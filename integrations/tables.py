@@ -169,6 +169,10 @@ def load_numpy(file: Path) -> Any:
         No such file, not numpy's format, damaged, or an array of Python objects.
     """
     with _reading(file):
+        with file.open("rb") as opened:
+            archive = opened.read(2) == b"PK"
+        if archive and not zipfile.is_zipfile(file):  # numpy would leave the file open
+            raise zipfile.BadZipFile("it is a damaged archive")
         return np.load(file, mmap_mode="r", allow_pickle=False)
 
 

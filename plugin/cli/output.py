@@ -102,7 +102,8 @@ def print_table(made: "Table") -> None:
     from rich.console import Console
 
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    Console(force_terminal=terminal, width=None if terminal else _UNLIMITED).print(made)
+    width = None if terminal else _UNLIMITED
+    Console(force_terminal=terminal, width=width, markup=False, emoji=False, highlight=False).print(made)
 
 
 def shown(name: object) -> str:
