@@ -416,7 +416,8 @@ class AttentionVectorBridge:
             else:
                 (exclude,) = self._store.rows_of(id_list(id))
                 vector = self._store.rows.data[exclude]
-                if query_tokens is None and self._store.tokens is not None:
+                reads_tokens = any(stage.requires_tokens for stage in _stages(rerank))
+                if query_tokens is None and reads_tokens and self._store.tokens is not None:
                     own = self._store.tokens.of(exclude)
                     query_tokens = own if len(own) else None
             request = self._request(
