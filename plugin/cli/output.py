@@ -96,7 +96,7 @@ def print_table(made: "Table") -> None:
     >>> made.add_row("1", "a")
     >>> print_table(made)  # doctest: +NORMALIZE_WHITESPACE
     rank   id
-    ──────────
+    ─────────
        1   a
     """
     from rich.console import Console
