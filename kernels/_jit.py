@@ -56,8 +56,13 @@ def _temporary_folder(prefix: str) -> Path:
         folder = Path(tempfile.mkdtemp(prefix=prefix))
     except OSError:
         return Path(os.devnull) / prefix
-    owner = os.getpid()  # a forked child must not take the folder from its parent
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a forked child must not take the folder from its parent
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
     return folder
 
 

@@ -95,7 +95,11 @@ def _masked(logits: npt.NDArray[np.float64], mask: Any) -> npt.NDArray[np.float6
         raise InvalidMaskError(f"mask must be boolean (True attends) or numbers to add, got dtype {m.dtype}")
     if np.isnan(m).any() or (m == np.inf).any():
         raise InvalidMaskError("mask must be finite or -inf; NaN and +inf have no meaning in it")
-    return logits + m.astype(np.float64)
+    with np.errstate(over="ignore"):
+        total: npt.NDArray[np.float64] = logits + m.astype(np.float64)
+    if (total == np.inf).any():
+        raise InvalidMaskError("mask must stay within float64 when added to the logits (1.8e308); lower it")
+    return total
 
 
 def _weights(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -170,8 +170,8 @@ def test_half_of_the_largest_float32():
     assert ab.attention_score(query, keys[2]) == logits[2]
 
 
-def test_a_result_that_float32_cannot_hold_is_seen():
-    """Weights sum to one, so that an output lies between its values: float32's largest stay what they are."""
+def test_a_mean_of_the_largest_values_stays_finite():
+    """Weights that sum to a little more than one must not push float32's largest number over the edge."""
     output = ab.attention([1.0], [[1.0], [1.0], [1.0]], [[MAX32]] * 3)
     np.testing.assert_allclose(output, [MAX32], rtol=1e-6)
 
@@ -479,6 +479,11 @@ BAD_INPUT = [
         r"mask must be finite or -inf; NaN and",
     ),
     (lambda: ab.attention_scores(E1, K2, mask=[np.inf, 0]), ab.InvalidMaskError, r"mask must be finite or -inf"),
+    (
+        lambda: ab.attention_scores(np.array([1e200, 0]), np.array([[1e108, 0]]), mask=[1.7e308]),
+        ab.InvalidMaskError,
+        r"mask must stay within float64 when added to the logits \(1.8e308\)",
+    ),
     # types and options
     (
         lambda: ab.attention_scores(E1, K2, "flash"),

@@ -367,19 +367,19 @@ def test_blocks_of_the_exact_scan_do_not_show(n, d, seed):
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 @pytest.mark.parametrize("index", ["exact", "hnsw"])
-def test_search_batch_equals_search_to_the_bit(metric, index):
+def test_search_batch_equals_search_to_the_bit_on_any_number_of_threads(metric, index):
     rng = np.random.default_rng(3)
     bridge = ab.AttentionVectorBridge(dim=11, metric=metric, index=index, threads=2)
     bridge.add(rng.standard_normal((20 if SLOW else 300, 11)))
     queries = rng.standard_normal((3 if SLOW else 37, 11))
     k = 10 if SLOW else 40
-    for together, alone in zip(
-        bridge.search_batch(queries, k=k), (bridge.search(q, k=k) for q in queries), strict=True
-    ):
-        assert together.ids == alone.ids
-        assert together.scores.tolist() == alone.scores.tolist()
-        assert together.weights.tolist() == alone.weights.tolist()
-        assert together.distances.tolist() == alone.distances.tolist()
+    alone = [bridge.search(query, k=k) for query in queries]
+    for threads in (1, 2, 3):
+        for got, want in zip(bridge.search_batch(queries, k=k, threads=threads), alone, strict=True):
+            assert got.ids == want.ids
+            assert got.scores.tolist() == want.scores.tolist()
+            assert got.weights.tolist() == want.weights.tolist()
+            assert got.distances.tolist() == want.distances.tolist()
 
 
 # ---- maxsim

@@ -1,0 +1,82 @@
+"""What the benchmark scripts share: interleaved timing, tables, the data sets' folder."""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def arguments(doc: str | None, *, data: bool = False, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser with what every script takes."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds, medians are reported")
+    if data:
+        parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets, or a file of vectors")
+    return parser
+
+
+def need(path: Path) -> Path:
+    """Return a path that is there, or leave with a message."""
+    if not path.exists():
+        sys.exit(f"{path} is not there: the data sets are no part of the project; name their folder with --data PATH")
+    return path
+
+
+def interleaved(runs: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each run in each round; every round runs all of them, so that drift meets all alike.
+
+    A run is called with the round's number, from which it may pick fresh inputs. The first round does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for number in range(-1, rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:  # each goes first in its turn
+            started = time.perf_counter()
+            runs[name](number)
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the median of each run."""
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the quartiles around a median, in per cent of it."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{100 * (low / middle - 1):+.0f}..{100 * (high / middle - 1):+.0f}%"
+
+
+def verdict(value: float, *, most: float | None = None, least: float | None = None) -> str:
+    """Return a value with the bound it is held against and whether it keeps it."""
+    kept = (most is None or value <= most) and (least is None or value >= least)
+    bound = f"<= {most:g}" if most is not None else f">= {least:g}"
+    return f"{value:.3f} ({bound}: {'yes' if kept else 'NO'})"
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table, numbers to the right."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    # A pipe has no width of its own; a cut-off figure is none.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def machine() -> str:
+    """Return what the figures depend on."""
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores{load}, Python {sys.version.split()[0]}"
