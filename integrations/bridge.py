@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from attnbridge.hits import Hits, Id
 from attnbridge.integrations.candidates import CandidateSource, ExactIndex
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
 from attnbridge.integrations.search import Request, Searcher
-from attnbridge.integrations.snapshot import read_snapshot, write_snapshot
-from attnbridge.integrations.store import Store, check_query_tokens, id_list, token_list
+from attnbridge.integrations.snapshot import load_snapshot, write_snapshot
+from attnbridge.integrations.store import Store, check_query_tokens, id_list, is_one_id, token_list
 from attnbridge.integrations.tables import Source, from_file, from_relation
 from attnbridge.metric import Metric
 from attnbridge.progress import progress_bar
@@ -121,7 +122,7 @@ class AttentionVectorBridge:
         if index == "auto":
             self._fallback = hnswlib_problem()
             if self._fallback is not None:
-                warnings.warn(f"searching exactly, without hnswlib: {self._fallback}", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"searching exactly, without hnswlib: {self._fallback}", RuntimeWarning, stacklevel=3)
             index = "hnsw" if self._fallback is None else "exact"
         self._index_name = index
         if index == "exact":
@@ -149,7 +150,7 @@ class AttentionVectorBridge:
         return len(self._store)
 
     def __contains__(self, id: object) -> bool:
-        return id in self._store.row_of if isinstance(id, str | int) else False
+        return is_one_id(id) and id in self._store.row_of
 
     def __repr__(self) -> str:
         return (
@@ -202,7 +203,7 @@ class AttentionVectorBridge:
         with self._lock.read():
             rows = self._store.rows_of(id_list(ids))
             vectors: npt.NDArray[np.float32] = self._store.rows.data[rows]
-        return vectors[0] if isinstance(ids, str | int) else vectors
+        return vectors[0] if is_one_id(ids) else vectors
 
     def get_tokens(self, ids: Id | Sequence[Id]) -> list[npt.NDArray[np.float16]]:
         """Return stored token vectors.
@@ -290,11 +291,7 @@ class AttentionVectorBridge:
                 matrix = matrix[kept]
                 halves = None if halves is None else [halves[i] for i in kept]
             rows = store.append(matrix, halves)
-            try:
-                self._link(matrix, rows, progress)
-            except BaseException:
-                store.rows.kill(rows)
-                raise
+            self._link(matrix, rows, progress)
             replaced = store.publish([given[i] for i in kept], rows)
             if replaced:
                 self._source.remove(replaced)
@@ -414,6 +411,8 @@ class AttentionVectorBridge:
             if id is None:
                 vector = as_vector(query, "query", dim=self._dim)
             else:
+                if not is_one_id(id):
+                    raise InvalidInputError(f"id must be one str or int, got {id!r}; search for several one by one")
                 (exclude,) = self._store.rows_of(id_list(id))
                 vector = self._store.rows.data[exclude]
                 reads_tokens = any(stage.requires_tokens for stage in _stages(rerank))
@@ -549,6 +548,8 @@ class AttentionVectorBridge:
         if weights is None:
             weights = [None] * count
         for name, given in (("query_tokens", tokens), ("query_token_weights", weights)):
+            if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str):
+                raise InvalidInputError(f"{name} must be a list of arrays, got {type(given).__name__}")
             if len(given) != count:
                 raise InvalidInputError(f"{name} must have one array for each of {count} queries, got {len(given)}")
         return [check_query_tokens(t, w, stored) for t, w in zip(tokens, weights, strict=True)]
@@ -643,6 +644,7 @@ class AttentionVectorBridge:
             files = self._store.files()
             if isinstance(self._source, HnswIndex):
                 about["hnsw"] = {name: config[name] for name in ("M", "ef_construction", "ef", "seed")}
+                about["longest"] = self._source.longest
                 if self._store.rows.count:
                     files[_GRAPH] = self._source.write_graph
             write_snapshot(folder, _KIND, about, files)
@@ -680,24 +682,29 @@ class AttentionVectorBridge:
         ...     print(len(ab.AttentionVectorBridge.open(folder, mmap=False)))
         1
         """
-        about, snapshot = read_snapshot(folder, _KIND)
-        bridge = cls(
-            about["dim"],
-            about["metric"],
-            about["attention"],
-            index="auto" if about["index"] == "hnsw" else "exact",
-            threads=threads,
-            **about.get("hnsw", {}),
-            **about["options"],
-        )
-        bridge._store = store = Store.read(snapshot, about["files"], bridge._metric, mmap)
-        alive = np.flatnonzero(store.rows.alive)
-        if isinstance(bridge._source, HnswIndex):
-            if _GRAPH in about["files"]:
-                bridge._source.read_graph(snapshot / _GRAPH, set(np.flatnonzero(~store.rows.alive).tolist()))
-        elif len(alive):
-            bridge._source.add(store.rows.data[alive], alive)
-        return bridge
+        usable_threads(threads)
+
+        def load(about: dict[str, Any], snapshot: Path) -> AttentionVectorBridge:
+            bridge = cls(
+                about["dim"],
+                about["metric"],
+                about["attention"],
+                index="auto" if about["index"] == "hnsw" else "exact",
+                threads=threads,
+                **about.get("hnsw", {}),
+                **about["options"],
+            )
+            bridge._store = store = Store.read(snapshot, about["files"], bridge._metric, mmap)
+            alive = store.rows.alive
+            if isinstance(bridge._source, HnswIndex):
+                if _GRAPH in about["files"]:
+                    removed = set(np.flatnonzero(~alive).tolist())
+                    bridge._source.read_graph(snapshot / _GRAPH, removed, about["longest"])
+            elif alive.any():
+                bridge._source.add(store.rows.data[alive], np.flatnonzero(alive))
+            return bridge
+
+        return load_snapshot(folder, _KIND, load)
 
     # ---- from elsewhere
 
@@ -758,9 +765,9 @@ class AttentionVectorBridge:
             if len(given) != len(live):
                 raise InvalidInputError(f"vectors must have a row for each of {len(live)} labels, got {len(given)}")
             own[live] = given
+        own[removed] = 1.0  # whatever they hold: nothing refers to them
         rows = bridge._store.append(own, None)
         bridge._store.publish(names, rows[live])
-        bridge._store.rows.kill(rows[removed])
         return bridge
 
     @classmethod
@@ -922,7 +929,7 @@ def _pairs(hits: Hits) -> list[tuple[Id, float]]:
 
 
 def _stages(rerank: Any) -> tuple[Stage, ...]:
-    stages = (rerank,) if isinstance(rerank, Stage) else tuple(rerank)
+    stages = tuple(rerank) if isinstance(rerank, Iterable) else (rerank,)
     for stage in stages:
         if not isinstance(stage, Stage) or isinstance(stage, type):
             raise InvalidConfigError(

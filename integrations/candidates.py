@@ -9,6 +9,7 @@ from attnbridge import kernels
 from attnbridge.errors import InvalidInputError, UnknownIdError
 from attnbridge.integrations.rows import Rows
 from attnbridge.metric import Keys, Metric
+from attnbridge.threads import ReadWriteLock
 from attnbridge.validation import as_count, as_matrix
 
 Labels = npt.NDArray[np.int64]
@@ -22,7 +23,8 @@ _SCAN_BYTES = 32 << 20
 class CandidateSource(Protocol):
     """What `AttentionVectorBridge` asks of an index; a database client or another library can be one.
 
-    Labels are whole numbers given by the caller, never reused. Vectors are raw (not normalised).
+    Labels are whole numbers given by the caller, never reused. Vectors are raw (not normalised). The bridge calls
+    `query` from several threads at a time, and never during `add` or `remove`.
 
     Examples
     --------
@@ -90,17 +92,25 @@ def exact_search(
         kernels.exact_top_k(queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part])
     found = positions >= 0
     labels = positions if rows is None else np.where(found, rows[positions], -1) if count else positions
-    return labels, np.where(found, metric.distances(similarities), np.float32(np.inf))
+    distances = metric.distances(similarities)
+    if metric.name == "l2":
+        distances = np.maximum(distances, np.float32(0))  # rounding leaves -1e-7 of a row's distance to itself
+    return labels, np.where(found, distances, np.float32(np.inf))
+
+
+def as_labels(labels: npt.ArrayLike) -> Labels:
+    """Return labels, whole numbers in one dimension, as int64."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidInputError(f"labels must be whole numbers (n,), got {array.dtype} {array.shape}")
+    return array.astype(np.int64)
 
 
 def check_new_labels(labels: npt.ArrayLike, count: int) -> Labels:
     """Return `count` distinct labels >= 0 as int64."""
-    array = np.asarray(labels)
-    if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
-        raise InvalidInputError(
-            f"labels must be whole numbers, one for each of {count} vectors; got {array.dtype} {array.shape}"
-        )
-    array = array.astype(np.int64)
+    array = as_labels(labels)
+    if len(array) != count:
+        raise InvalidInputError(f"labels must have one entry for each of {count} vectors, got {len(array)}")
     if count and array.min() < 0:
         raise InvalidInputError(f"labels must be >= 0, got {array.min()}")
     values, counts = np.unique(array, return_counts=True)
@@ -131,6 +141,7 @@ class ExactIndex:
         self._rows = Rows(self.dim, Metric(metric))
         self._labels = np.empty(0, np.int64)  # of each row
         self._row_of: dict[int, int] = {}
+        self._lock = ReadWriteLock()
 
     def add(self, vectors: npt.ArrayLike, labels: npt.ArrayLike) -> None:
         """Add vectors under new labels.
@@ -146,12 +157,13 @@ class ExactIndex:
         """
         matrix = as_matrix(vectors, "vectors", dim=self.dim)
         new = check_new_labels(labels, len(matrix))
-        for label in new:
-            if int(label) in self._row_of:
-                raise InvalidInputError(f"labels must be new, but {label} is in the index; remove it first")
-        first = self._rows.append(matrix, "vectors")
-        self._labels = np.concatenate([self._labels, new])
-        self._row_of |= {int(label): first + i for i, label in enumerate(new)}
+        with self._lock.write():
+            for label in new:
+                if int(label) in self._row_of:
+                    raise InvalidInputError(f"labels must be new, but {label} is in the index; remove it first")
+            first = self._rows.append(matrix, "vectors")
+            self._labels = np.concatenate([self._labels, new])
+            self._row_of |= {int(label): first + i for i, label in enumerate(new)}
 
     def remove(self, labels: npt.ArrayLike) -> None:
         """Make labels unfindable.
@@ -164,12 +176,12 @@ class ExactIndex:
         ------
         UnknownIdError
         """
-        known = [int(label) for label in np.asarray(labels, np.int64)]
-        for label in known:
-            if label not in self._row_of:
-                raise UnknownIdError(f"label {label} is not in the index")
-        for label in known:
-            self._rows.kill([self._row_of.pop(label)])
+        gone = set(as_labels(labels).tolist())
+        with self._lock.write():
+            for label in gone:
+                if label not in self._row_of:
+                    raise UnknownIdError(f"label {label} is not in the index")
+            self._rows.kill([self._row_of.pop(label) for label in gone])
 
     def query(self, queries: npt.ArrayLike, n: int) -> tuple[Labels, Distances]:
         """Return the labels and distances of each query's nearest rows, nearest first.
@@ -193,9 +205,14 @@ class ExactIndex:
         matrix = as_matrix(queries, "queries", dim=self.dim)
         n = as_count(n, "n")
         prepared, bias = self._rows.metric.prepare(matrix, "queries")
-        rows, distances = exact_search(self._rows.keys(), self._rows.metric, prepared, bias, n, self._rows.alive_rows())
-        labels = np.full_like(rows, -1)
-        labels[rows >= 0] = self._labels[rows[rows >= 0]]
+        labels = np.full((len(matrix), n), -1, np.int64)
+        distances = np.full((len(matrix), n), np.inf, np.float32)
+        with self._lock.read():
+            k = min(n, len(self))
+            if k:
+                stored = self._rows
+                rows, found = exact_search(stored.keys(), stored.metric, prepared, bias, k, stored.alive_rows())
+                labels[:, :k], distances[:, :k] = self._labels[rows], found
         return labels, distances
 
     def __len__(self) -> int:

@@ -23,9 +23,9 @@ from attnbridge.errors import (
     MissingDependencyError,
     UnknownIdError,
 )
-from attnbridge.integrations.candidates import Distances, Labels, check_new_labels
-from attnbridge.integrations.snapshot import read_snapshot, write_snapshot
-from attnbridge.metric import Metric
+from attnbridge.integrations.candidates import Distances, Labels, as_labels, check_new_labels
+from attnbridge.integrations.snapshot import load_snapshot, write_snapshot
+from attnbridge.metric import Metric, norms
 from attnbridge.threads import ReadWriteLock, usable_threads
 from attnbridge.validation import as_count, as_matrix
 
@@ -47,6 +47,10 @@ for space in ("l2", "ip"):
 
 # Rows linked between two looks at Ctrl-C.
 _CHUNK = 2_000
+
+# Sums of squares and products below this do not overflow float32 on the way (Cauchy-Schwarz).
+_LARGEST_DISTANCE = 1e38
+
 _GRAPH = "graph.hnsw"
 _KIND = "HnswIndex"
 
@@ -105,7 +109,9 @@ class HnswIndex:
     """An hnswlib index that cannot be used wrongly.
 
     Vectors and queries are checked (dimension, NaN), capacity grows by itself, a search that is short of hits pads
-    instead of failing, searches and writes exclude each other, and a saved index is checksummed.
+    instead of failing, searches and writes exclude each other, and a saved index is checksummed. Where hnswlib's
+    float32 distances would overflow (under ip and l2, lengths beyond 1e19), a search finds nothing rather than
+    anything; `AttentionVectorBridge` then reads the rows.
 
     Parameters
     ----------
@@ -157,10 +163,14 @@ class HnswIndex:
         self.ef_construction = as_count(ef_construction, "ef_construction")
         self.ef = as_count(ef, "ef")
         self.seed = as_count(seed, "seed", least=0)
+        for name, value in (("ef_construction", ef_construction), ("ef", ef), ("seed", seed)):
+            if value >= 2**63:
+                raise InvalidConfigError(f"{name} must fit 63 bits, got {value}")
         self.threads = usable_threads(threads)
         self._lock = ReadWriteLock()
         self._live: set[int] = set()
         self._removed: set[int] = set()  # never used again: hnswlib would take one as an update in place
+        self._longest = 0.0
         self._index = self._new_index()
         self._index.init_index(1024, M=self.M, ef_construction=self.ef_construction, random_seed=self.seed)
         self._index.set_ef(self.ef)
@@ -173,6 +183,11 @@ class HnswIndex:
     def metric(self) -> str:
         """The metric's name."""
         return self._metric.name
+
+    @property
+    def longest(self) -> float:
+        """The length of the longest vector added so far; 0 under cosine, where lengths do not matter."""
+        return self._longest
 
     def add(
         self, vectors: npt.ArrayLike, labels: npt.ArrayLike, *, progress: Callable[[int], None] | None = None
@@ -199,7 +214,9 @@ class HnswIndex:
             for label in added:
                 if label in self._live or label in self._removed:
                     raise InvalidInputError(f"labels must be new, but {label} has been used; take another")
-            room = len(self._live) + len(self._removed) + len(added)
+            if self.metric != "cosine":
+                self._longest = max(self._longest, *norms(matrix)) if added else self._longest
+            room = self._index.get_current_count() + len(added)
             if room > self._index.get_max_elements():
                 self._index.resize_index(max(room, 2 * self._index.get_max_elements()))
             try:
@@ -228,7 +245,7 @@ class HnswIndex:
         ------
         UnknownIdError
         """
-        gone = {int(label) for label in np.asarray(labels, np.int64)}
+        gone = set(as_labels(labels).tolist())
         with self._lock.write():
             for label in gone:
                 if label not in self._live:
@@ -267,16 +284,30 @@ class HnswIndex:
         with self._lock.read():
             k = min(n, len(self._live))
             if k and len(matrix):
+                within = self._within_float32(prepared)
                 try:
+                    if not within.all():
+                        raise RuntimeError
                     found = self._index.knn_query(prepared, k=k, num_threads=threads or self.threads)
                     labels[:, :k], distances[:, :k] = found
                 except RuntimeError:  # one of them reaches fewer than k rows: find out which, and how many
-                    for i in range(len(prepared)):
+                    for i in np.flatnonzero(within):
                         reached = self._reachable(prepared[i : i + 1], k)
                         if reached:
                             found = self._index.knn_query(prepared[i : i + 1], k=reached, num_threads=1)
                             labels[i, :reached], distances[i, :reached] = found[0][0], found[1][0]
         return labels, distances
+
+    def _within_float32(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Return for which queries every distance, and those the graph was built by, are within float32."""
+        if self.metric == "cosine":
+            return np.ones(len(queries), np.bool_)
+        length, longest = norms(queries), self._longest
+        largest = longest * np.maximum(length, longest)
+        if self.metric == "l2":
+            largest = (longest + np.maximum(length, longest)) ** 2
+        within: npt.NDArray[np.bool_] = largest < _LARGEST_DISTANCE
+        return within
 
     def _reachable(self, query: npt.NDArray[np.float32], k: int) -> int:
         """Return the most rows, up to k, that hnswlib returns for this query, by bisection."""
@@ -324,8 +355,11 @@ class HnswIndex:
         OSError
         """
         with self._lock.read():
-            expected = self._index.index_file_size()
-            self._index.save_index(str(path))
+            self._write_graph(path)
+
+    def _write_graph(self, path: Path) -> None:
+        expected = self._index.index_file_size()
+        self._index.save_index(str(path))
         written = path.stat().st_size if path.exists() else 0
         if written != expected:
             raise OSError(f"{path} was not written in full ({written} of {expected} bytes): is the disk full?")
@@ -344,8 +378,9 @@ class HnswIndex:
         OSError
             The disk is full, or the folder cannot be written; what was there before is untouched.
         """
-        about = {"settings": self.settings(), "removed": sorted(self._removed)}
-        write_snapshot(folder, _KIND, about, {_GRAPH: self.write_graph} if self._live or self._removed else {})
+        with self._lock.read():
+            about = {"settings": self.settings(), "removed": sorted(self._removed), "longest": self._longest}
+            write_snapshot(folder, _KIND, about, {_GRAPH: self._write_graph} if self._live or self._removed else {})
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, threads: int | None = None) -> "HnswIndex":
@@ -365,13 +400,16 @@ class HnswIndex:
         IndexCorruptError
             No index, or a damaged one.
         """
-        manifest, snapshot = read_snapshot(folder, _KIND)
-        index = cls(**manifest["settings"], threads=threads)
-        if _GRAPH in manifest["files"]:
-            index.read_graph(snapshot / _GRAPH, set(manifest["removed"]))
-        return index
 
-    def read_graph(self, path: Path, removed: set[int]) -> None:
+        def load(manifest: dict[str, Any], snapshot: Path) -> HnswIndex:
+            index = cls(**manifest["settings"], threads=threads)
+            if _GRAPH in manifest["files"]:
+                index.read_graph(snapshot / _GRAPH, set(manifest["removed"]), manifest["longest"])
+            return index
+
+        return load_snapshot(folder, _KIND, load)
+
+    def read_graph(self, path: Path, removed: set[int], longest: float) -> None:
         """Replace this (empty) index's graph by hnswlib's file.
 
         Parameters
@@ -379,6 +417,8 @@ class HnswIndex:
         path : Path
         removed : set of int
             Labels that are in the file but no more in the index.
+        longest : float
+            `longest` of the index that wrote the file.
 
         Raises
         ------
@@ -404,6 +444,7 @@ class HnswIndex:
             self._index = loaded
             self._removed = set(removed)
             self._live = set(loaded.get_ids_list()) - removed
+            self._longest = longest
 
     @classmethod
     def adopt(
@@ -448,6 +489,13 @@ class HnswIndex:
         labels = level0[:, at_label : at_label + 8].copy().view(np.int64).ravel()
         vectors = level0[:, at_data : at_data + 4 * dim].copy().view(np.float32)
         removed = np.flatnonzero(level0[:, 2] & 1)  # hnswlib's delete mark: third byte of the list of links
+        lengths = norms(vectors)
+        unusable = np.flatnonzero(~np.isfinite(lengths) & (level0[:, 2] & 1 == 0))
+        if len(unusable):
+            raise InvalidInputError(
+                f"index must hold finite vectors: that of label {labels[unusable[0]]} is not, and its links lead "
+                "nowhere; build the index again without it"
+            )
         level0[:, at_label : at_label + 8] = np.arange(n, dtype=np.int64).view(np.uint8).reshape(n, 8)
         state["label_lookup_external"] = np.arange(n, dtype=np.uint64)
         state["label_lookup_internal"] = np.arange(n, dtype=np.uint32)
@@ -458,4 +506,5 @@ class HnswIndex:
         copy.set_ef(own.ef)
         own._index, own._removed = copy, set(removed.tolist())
         own._live = set(range(n)) - own._removed
+        own._longest = 0.0 if own.metric == "cosine" else float(np.nanmax(lengths))
         return own, labels, removed, vectors

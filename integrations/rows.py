@@ -38,14 +38,14 @@ class Rows:
         self._bias: npt.NDArray[Any] | None = np.empty(0) if metric.name == "l2" else None
         self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
 
-    def append(self, vectors: npt.NDArray[np.float32], name: str) -> int:
+    def append(self, vectors: npt.NDArray[np.float32], name: str, *, alive: bool = True) -> int:
         """Append checked vectors and return the first one's row number; zero vectors under cosine are refused."""
         scale, bias = self.metric.row_terms(vectors, name)
         start, stop = self.count, self.count + len(vectors)
         self._data = grown(self._data, start, len(vectors))
         self._alive = grown(self._alive, start, len(vectors))
         self._data[start:stop] = vectors
-        self._alive[start:stop] = True
+        self._alive[start:stop] = alive
         if self._scale is not None:
             self._scale = grown(self._scale, start, len(vectors))
             self._scale[start:stop] = scale
@@ -53,6 +53,7 @@ class Rows:
             self._bias = grown(self._bias, start, len(vectors))
             self._bias[start:stop] = bias
         self.count = stop
+        self.dead += 0 if alive else len(vectors)
         return start
 
     @classmethod
@@ -65,9 +66,14 @@ class Rows:
         return rows
 
     def kill(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> None:
-        """Mark rows as dead."""
+        """Mark live rows as dead."""
         self._alive[rows] = False
         self.dead += len(rows)
+
+    def revive(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> None:
+        """Mark dead rows as alive."""
+        self._alive[rows] = True
+        self.dead -= len(rows)
 
     @property
     def data(self) -> npt.NDArray[np.float32]:
@@ -154,7 +160,6 @@ class Tokens:
         self._lengths = grown(self._lengths, n, len(lengths))
         self._starts = grown(self._starts, n, len(lengths))
         self._lengths[n : n + len(lengths)] = lengths
-        end = self._starts[n - 1] + self._lengths[n - 1] if n else 0
-        ends = end + np.cumsum(lengths)
+        ends = self.count + np.cumsum(lengths)
         self._starts[n : n + len(lengths)] = ends - lengths
         self._rows = n + len(lengths)

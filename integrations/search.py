@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.errors import IndexCorruptError
+from attnbridge.errors import IndexCorruptError, InvalidInputError
 from attnbridge.hits import Hits
 from attnbridge.integrations.candidates import CandidateSource, Distances, Labels, exact_search
 from attnbridge.integrations.hnswlib import HnswIndex
@@ -187,18 +187,19 @@ class Searcher:
         if request.query_tokens is not None:
             pool.query_tokens, pool.query_token_weights = request.query_tokens[number]
         pool.scores = pool.logits()
-        parts = {self.attention.name: pool.scores}
+        parts = {self.attention.name: pool.scores.copy()}
         timings["rerank"] = time.perf_counter() - started
         for stage in request.stages if len(rows) else ():
             started = time.perf_counter()
             pool.parts = {}
             stage.apply(pool)
+            pool.scores = _checked_scores(pool.scores, len(rows), stage.name)
             name = stage.name
             while name in timings:  # the same stage twice
                 name += "+"
             timings[name] = time.perf_counter() - started
             for part, values in pool.parts.items():
-                parts[name if part == stage.name else part] = values
+                parts[name if part == stage.name else part] = np.array(values, np.float64)
         weights = np.empty(len(rows))
         kernels.softmax(pool.scores, weights)
         best = np.empty(min(len(rows), request.offset + request.k), np.int64)
@@ -266,14 +267,45 @@ class Searcher:
 
     def _query_source(self, queries: npt.NDArray[np.float32], n: int) -> tuple[Labels, Distances]:
         if isinstance(self.source, HnswIndex):
-            return self.source.query(queries, n, threads=1)  # the chunks are what runs in parallel
-        labels, distances = self.source.query(queries, n)
-        if labels.size and labels.max() >= self.store.rows.count:
-            raise IndexCorruptError(
-                f"{type(self.source).__name__}.query returned label {labels.max()}, but only "
-                f"{self.store.rows.count} rows were added; labels must be those given to add"
-            )
+            labels, distances = self.source.query(queries, n, threads=1)  # the chunks are what runs in parallel
+        else:
+            labels, distances = self._checked(*self.source.query(queries, n), (len(queries), n))
+        if self.store.rows.dead:
+            gone = (labels >= 0) & ~self.store.rows.alive[labels]
+            if gone.any():  # a write was broken off between store and source, or the source deletes late
+                return _kept(labels, distances, (labels >= 0) & ~gone, n)
         return labels, distances
+
+    def _checked(self, labels: Any, distances: Any, shape: tuple[int, int]) -> tuple[Labels, Distances]:
+        """Hold what a source of the user's own returned against the protocol."""
+        name, count = f"{type(self.source).__name__}.query", self.store.rows.count
+        labels, distances = np.asarray(labels), np.asarray(distances, np.float32)
+        if labels.shape != shape or distances.shape != shape or labels.dtype.kind not in "iu":
+            raise IndexCorruptError(
+                f"{name} must return whole-number labels and distances of shape {shape}, got {labels.dtype} "
+                f"{labels.shape} and {distances.shape}"
+            )
+        labels = labels.astype(np.int64)
+        if labels.size and labels.max() >= count:
+            raise IndexCorruptError(
+                f"{name} returned label {labels.max()}, but only {count} rows were added; labels must be those given "
+                "to add"
+            )
+        ordered = np.sort(labels, axis=1)
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        if twice.any():
+            raise IndexCorruptError(f"{name} returned label {ordered[:, 1:][twice][0]} twice for one query")
+        return _kept(labels, distances, labels >= 0, shape[1])
+
+
+def _checked_scores(scores: Any, count: int, name: str) -> npt.NDArray[np.float64]:
+    """Return a copy of what a stage left, for the next one to work on."""
+    out = np.array(scores, np.float64)
+    if out.shape != (count,) or not (out < np.inf).all():
+        raise InvalidInputError(
+            f"stage {name!r} must leave a score for each of {count} candidates, none NaN or inf; it left {scores!r}"
+        )
+    return out
 
 
 def _kept(labels: Labels, distances: Distances, keep: npt.NDArray[np.bool_], n: int) -> tuple[Labels, Distances]:

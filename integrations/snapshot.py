@@ -100,7 +100,7 @@ def _pointer(root: Path) -> str:
     """Return what CURRENT holds, or nothing."""
     try:
         return (root / _CURRENT).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return ""
 
 

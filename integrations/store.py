@@ -12,16 +12,16 @@ from attnbridge.errors import DimensionMismatchError, InvalidInputError, Invalid
 from attnbridge.hits import Id
 from attnbridge.integrations.rows import Rows, Tokens
 from attnbridge.metric import Metric
-from attnbridge.validation import as_mask, as_matrix, require_finite
+from attnbridge.validation import as_floats, as_mask, as_matrix, require_finite
 
 
 def id_list(ids: Any) -> list[Id]:
     """Return ids as a list of Python str and int; one id alone is a list of one."""
-    if isinstance(ids, str | int | np.integer):
-        ids = [ids]
-    if isinstance(ids, np.ndarray) or hasattr(ids, "tolist"):
+    if hasattr(ids, "tolist"):  # numpy, pandas, pyarrow
         ids = ids.tolist()
-    if not isinstance(ids, Iterable):
+    if isinstance(ids, str | int):
+        ids = [ids]
+    if not isinstance(ids, Iterable) or isinstance(ids, bytes | bytearray):
         raise InvalidInputError(f"ids must be a list of str or int, got {type(ids).__name__}")
     out: list[Id] = []
     for position, value in enumerate(ids):
@@ -34,8 +34,13 @@ def id_list(ids: Any) -> list[Id]:
             )
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InvalidInputError(f"ids must fit 64 bits: position {position} is {value}; use a str")
-        out.append(value)
+        out.append(str(value) if isinstance(value, str) else int(value))
     return out
+
+
+def is_one_id(ids: Any) -> bool:
+    """Return whether `ids` is one id, not a list of them."""
+    return isinstance(ids, str | int | np.integer) and not isinstance(ids, bool)
 
 
 def token_list(tokens: Any, count: int, dim: int | None) -> list[npt.NDArray[np.float16]]:
@@ -82,6 +87,8 @@ class Store:
         if ids is None:
             if self._kind is str:
                 raise InvalidInputError("ids must be given: this bridge holds str ids, there is no next one")
+            if self._next_id + count > 2**63:
+                raise InvalidInputError(f"ids must be given: there is no next one after {self._next_id - 1} in 64 bits")
             return list(range(self._next_id, self._next_id + count))
         out = id_list(ids)
         if len(out) != count:
@@ -101,9 +108,12 @@ class Store:
         vectors: npt.NDArray[np.float32],
         tokens: list[npt.NDArray[np.float16]] | None,
     ) -> npt.NDArray[np.int64]:
-        """Append rows that nothing refers to yet, and return their numbers."""
-        first = self.rows.append(vectors, "vectors")
-        self.ids.extend([None] * len(vectors))
+        """Append rows that are dead until `publish`, and return their numbers.
+
+        An append that Ctrl-C broke off leaves dead rows at most: what lags behind is filled up by the next one.
+        """
+        first = self.rows.append(vectors, "vectors", alive=False)
+        self.ids.extend([None] * (self.rows.count - len(self.ids)))
         if tokens is not None:
             with_tokens = [t for t in tokens if len(t)]
             if self.tokens is None and with_tokens:
@@ -115,7 +125,7 @@ class Store:
         return np.arange(first, self.rows.count)
 
     def publish(self, ids: Sequence[Id], rows: npt.NDArray[np.int64]) -> list[int]:
-        """Let ids name rows from now on, and return the rows that this replaces."""
+        """Bring rows to life under ids, and return the rows that this replaces."""
         replaced = []
         for id, row in zip(ids, rows.tolist(), strict=True):
             old = self.row_of.get(id)
@@ -127,7 +137,8 @@ class Store:
         if ids:
             self._kind = type(ids[0])
         if self._kind is int:
-            self._next_id = max(self._next_id, *(int(i) + 1 for i in ids))
+            self._next_id = max([self._next_id, *(int(id) + 1 for id in ids)])
+        self.rows.revive(rows)
         self.rows.kill(replaced)
         return replaced
 
@@ -154,12 +165,16 @@ class Store:
 
     def allowed_rows(self, filter: Any) -> npt.NDArray[np.int64]:
         """Return the rows, ascending, that a mask over the live rows or a list of ids lets pass."""
-        if isinstance(filter, np.ndarray) and filter.dtype == np.bool_:
-            is_mask = True
-        elif isinstance(filter, Sequence) and not isinstance(filter, str):
-            is_mask = len(filter) > 0 and all(isinstance(value, bool | np.bool_) for value in filter)
+        if not isinstance(filter, np.ndarray | Sequence) and hasattr(filter, "tolist"):  # pandas, pyarrow
+            filter = filter.tolist()
+        if isinstance(filter, np.ndarray):
+            is_mask = filter.dtype == np.bool_
         else:
-            is_mask = getattr(filter, "dtype", None) == np.bool_
+            is_mask = (
+                isinstance(filter, Sequence)
+                and len(filter) > 0
+                and all(isinstance(value, bool | np.bool_) for value in filter)
+            )
         if is_mask:
             live = np.flatnonzero(self.rows.alive)
             return live[as_mask(filter, "filter", len(self))]
@@ -178,7 +193,7 @@ class Store:
 
         def write_ids(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
-                json.dump(self.ids, file)
+                json.dump({"next": self._next_id, "ids": self.ids}, file)
 
         files: dict[str, Callable[[Path], None]] = {
             "rows.npy": lambda path: np.save(path, self.rows.data),
@@ -194,7 +209,8 @@ class Store:
     def read(cls, snapshot: Path, files: Iterable[str], metric: Metric, mmap: bool) -> "Store":
         """Read the files that `files` wrote; memory-mapped ones are copy-on-write, like arrays of our own."""
         mode = "c" if mmap else None
-        ids = json.loads((snapshot / "ids.json").read_text(encoding="utf-8"))
+        stored = json.loads((snapshot / "ids.json").read_text(encoding="utf-8"))
+        ids = stored["ids"]
         data = _load(snapshot / "rows.npy", mode)
         store = cls(data.shape[1], metric)
         alive = np.array([id is not None for id in ids], np.bool_)
@@ -204,8 +220,7 @@ class Store:
         for id in store.row_of:
             store._kind = type(id)
             break
-        if store._kind is int:
-            store._next_id = max(0, *(int(id) + 1 for id in store.row_of))
+        store._next_id = stored["next"]
         if "tokens.npy" in files:
             lengths = np.load(snapshot / "token_lengths.npy")
             store.tokens = Tokens.wrap(_load(snapshot / "tokens.npy", mode), lengths)
@@ -230,12 +245,13 @@ def check_query_tokens(
         )
     if weights is None:
         return array, np.full(len(array), 1.0 / len(array))
-    w = np.asarray(weights, np.float64)
+    w = as_floats(weights, "query_token_weights", keep_float64=True).astype(np.float64)
     if w.shape != (len(array),):
         raise DimensionMismatchError(
             f"query_token_weights must have one entry for each of {len(array)} query tokens, got shape {w.shape}"
         )
     require_finite(w, "query_token_weights")
-    if (w < 0).any() or w.sum() <= 0:
+    if (w < 0).any() or not w.any():
         raise InvalidInputError("query_token_weights must be >= 0 with a positive sum")
+    w /= w.max()  # their sum may overflow
     return array, w / w.sum()

@@ -1,6 +1,7 @@
 """Vectors and ids out of tables: DuckDB relations, Parquet, CSV, JSON lines and numpy files."""
 
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -143,7 +144,8 @@ def from_file(path: str | os.PathLike[str], vector: str | None, id: str | None) 
     import duckdb
 
     try:
-        relation = getattr(duckdb.connect(), _TABLE_SUFFIXES[suffix])(str(file))
+        name = re.sub(r"([*?[])", r"[\1]", str(file))  # a name, not a pattern
+        relation = getattr(duckdb.connect(), _TABLE_SUFFIXES[suffix])(name)
     except duckdb.Error as error:
         raise InvalidInputError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from error
     return from_relation(relation, vector or "embedding", id, str(file))
@@ -197,6 +199,8 @@ def _from_numpy(file: Path, vector: str | None, id: str | None) -> Source:
                 array = loaded[vector or "embedding"]
                 ids = None if id is None else loaded[id].tolist()
     matrix = as_matrix(array, f"{file.name}", finite=False)
+    if len(matrix) == 0:
+        raise InvalidInputError(f"{file} must hold at least one row, it is empty")
     if ids is not None and len(ids) != len(matrix):
         raise InvalidInputError(f"id must name an array with an id for each of {len(matrix)} rows, got {len(ids)}")
 

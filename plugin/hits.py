@@ -127,14 +127,12 @@ class Hits(Sequence[Hit]):
         """Compare everything but the timings."""
         if not isinstance(other, Hits):
             return NotImplemented
+        mine, theirs = self._columns(), other._columns()
         return (
             self.ids == other.ids
             and self.candidates == other.candidates
-            and self.parts.keys() == other.parts.keys()
-            and all(
-                np.array_equal(a, b, equal_nan=True)
-                for a, b in zip(self._columns().values(), other._columns().values(), strict=True)
-            )
+            and mine.keys() == theirs.keys()
+            and all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in mine)
         )
 
     __hash__ = None  # type: ignore[assignment]

@@ -71,18 +71,17 @@ def for_chunks(work: Callable[[int, int], None], count: int, chunk: int, threads
     The calling thread takes part, so that nothing waits for a busy pool and Ctrl-C is seen between chunks. The
     first error ends the work and is raised here.
     """
-    starts = itertools.count(0, chunk)  # its next() is atomic
+    starts = itertools.count(0, chunk)  # its next() is atomic, as is append
+    errors: list[BaseException] = []
 
     def run() -> None:
-        nonlocal starts
         try:
             for start in starts:
-                if start >= count:
+                if start >= count or errors:
                     return
                 work(start, min(start + chunk, count))
-        except BaseException:
-            starts = itertools.count(count)
-            raise
+        except BaseException as error:  # noqa: BLE001 - raised by the calling thread below
+            errors.append(error)
 
     helpers: list[Future[None]] = []
     for _ in range(min(threads, -(-count // chunk)) - 1):
@@ -90,11 +89,10 @@ def for_chunks(work: Callable[[int, int], None], count: int, chunk: int, threads
             helpers.append(_get_pool().submit(run))
         except RuntimeError:  # the interpreter is shutting down
             break
-    try:
-        run()
-    finally:
-        waiting = [helper for helper in helpers if not helper.cancel()]
-        errors = [error for helper in waiting if (error := helper.exception()) is not None]
+    run()
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
     if errors:
         raise errors[0]
 

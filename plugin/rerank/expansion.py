@@ -10,6 +10,9 @@ from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.rerank.pool import Pool
 from attnbridge.validation import as_count, as_number
 
+# A direction shorter than this share of the query is what rounding left of it.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class QueryExpansion:
@@ -70,7 +73,8 @@ class QueryExpansion:
         output = np.empty(len(pool.query))
         kernels.weighted_sum(weights, keys.data, keys.scale, rows, output)
         query = ((1.0 - self.mix) * pool.query + self.mix * output).astype(np.float32)[None]
-        if norms(query)[0] >= SMALLEST_NORM:  # else query and output cancel: nothing to search with, keep the query
+        least = max(SMALLEST_NORM, _ROUNDING * norms(pool.query[None])[0])
+        if pool.metric.name == "l2" or norms(query)[0] >= least:  # else they cancel to noise: keep the query
             queries, bias = pool.metric.prepare(query, "query")
             pool.query, pool.query_bias = queries[0], float(bias[0])
         pool.scores = pool.logits()

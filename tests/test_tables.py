@@ -1,0 +1,195 @@
+"""Bridges out of Parquet, DuckDB, CSV, JSON lines and numpy files."""
+
+import gc
+import json
+
+import numpy as np
+import pytest
+
+import attnbridge as ab
+
+Bridge = ab.AttentionVectorBridge
+
+
+def rows_of(rng, n=120, d=7):
+    return rng.standard_normal((n, d)).astype(np.float32)
+
+
+@pytest.fixture
+def table(rng):
+    import pyarrow as pa
+
+    rows = rows_of(rng, 25, 3)
+    ids = [f"d{i}" for i in range(25)]
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 3)
+    return rows, ids, pa.table({"id": ids, "embedding": rows.tolist(), "fixed": fixed, "n": list(range(100, 125))})
+
+
+@pytest.mark.parametrize("column", ["embedding", "fixed"])
+def test_from_parquet(table, tmp_path, column):
+    import pyarrow.parquet as pq
+
+    rows, ids, data = table
+    pq.write_table(data, tmp_path / "docs.parquet")
+    bridge = Bridge.from_parquet(tmp_path / "docs.parquet", vector=column, metric="l2", index="exact")
+    assert bridge.ids() == ids
+    assert bridge.get(ids).tobytes() == rows.tobytes()
+    assert bridge.config["metric"] == "l2"
+    assert Bridge.from_parquet(str(tmp_path / "docs.parquet"), column, "n").ids() == list(range(100, 125))
+    assert Bridge.from_parquet(tmp_path / "docs.parquet", column, None).ids() == list(range(25))
+
+
+def test_from_parquet_of_many_batches(tmp_path, rng):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = rng.standard_normal((25_001, 2)).astype(np.float32)
+    pq.write_table(pa.table({"id": np.arange(25_001)[::-1], "embedding": list(rows)}), tmp_path / "big.parquet")
+    bridge = Bridge.from_parquet(tmp_path / "big.parquet", index="exact", progress=False)
+    assert bridge.ids() == list(range(25_000, -1, -1))
+    assert bridge.get(bridge.ids()).tobytes() == rows.tobytes()
+
+
+def test_a_bad_row_in_a_later_batch_is_named(tmp_path, rng):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = rng.standard_normal((12_000, 2)).astype(np.float32)
+    rows[10_004, 1] = np.nan
+    pq.write_table(pa.table({"embedding": list(rows)}), tmp_path / "nan.parquet")
+    with pytest.raises(ab.InvalidInputError, match=r"row 4, column 1 is nan.*counted from row 10000 of the data"):
+        Bridge.from_parquet(tmp_path / "nan.parquet", id=None, index="exact")
+    mixed = rows.tolist()
+    mixed[10_007] = [1.0, 2.0, 3.0]
+    pq.write_table(pa.table({"embedding": mixed}), tmp_path / "mixed.parquet")
+    with pytest.raises(ab.InvalidInputError, match="vectors of one length: row 10007 has 3 values, row 0 has 2"):
+        Bridge.from_parquet(tmp_path / "mixed.parquet", id=None, index="exact")
+
+
+@pytest.mark.parametrize("kind", ["FLOAT[3]", "DOUBLE[]", "FLOAT[]", "DOUBLE[3]", "INTEGER[]", "DECIMAL(9,4)[]"])
+def test_from_duckdb(kind):
+    import duckdb
+
+    con = duckdb.connect()
+    con.execute(f"CREATE TABLE docs AS SELECT range AS id, [range, 2, 1]::{kind} AS embedding FROM range(9)")
+    con.execute(
+        "CREATE SCHEMA s; CREATE TABLE s.docs AS SELECT 'k' || id AS key, embedding AS v FROM docs WHERE id > 3"
+    )
+    con.execute("CREATE VIEW few AS SELECT * FROM docs WHERE id < 3")
+    con.execute('CREATE TABLE "odd name" AS SELECT id AS "the id", embedding AS "a ""vector""" FROM few')
+    assert Bridge.from_duckdb(con, "docs").get(4).tolist() == [4.0, 2.0, 1.0]
+    assert Bridge.from_duckdb(con, "few", index="exact").ids() == [0, 1, 2]
+    assert Bridge.from_duckdb(con, "main.docs", id=None).ids() == list(range(9))
+    schema = Bridge.from_duckdb(con, "s.docs", vector="v", id="key", metric="ip")
+    assert schema.ids() == ["k4", "k5", "k6", "k7", "k8"]
+    odd = Bridge.from_duckdb(con, '"odd name"', vector='a "vector"', id="the id")
+    assert odd.ids() == [0, 1, 2]
+    assert con.execute("SELECT count(*) FROM docs").fetchone() == (9,)  # the connection goes on
+
+
+def test_from_file_forms(table, tmp_path):
+    import pandas as pd
+
+    rows, ids, _ = table
+    frame = pd.DataFrame({"id": ids, "embedding": [json.dumps(row) for row in rows.tolist()], "n": range(25)})
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    frame.to_csv(tmp_path / "d.tsv", index=False, sep="\t")
+    lines = [
+        json.dumps({"id": i, "embedding": row, "n": n})
+        for n, (i, row) in enumerate(zip(ids, rows.tolist(), strict=True))
+    ]
+    for name in ("d.jsonl", "d.ndjson", "d.json"):
+        (tmp_path / name).write_text("\n".join(lines))
+    for name in ("d.csv", "d.tsv", "d.jsonl", "d.ndjson", "d.json"):
+        bridge = Bridge.from_file(tmp_path / name, id="id")
+        gc.collect()
+        assert bridge.ids() == ids
+        assert bridge.get(ids).tolist() == rows.tolist()
+        assert Bridge.from_file(tmp_path / name, "embedding", "n").ids() == list(range(25))
+        assert Bridge.from_file(tmp_path / name).ids() == list(range(25))
+    np.save(tmp_path / "d.npy", rows)
+    np.savez(tmp_path / "d.npz", embedding=rows, id=ids, other=np.arange(25))
+    np.savez(tmp_path / "one.npz", whatever=rows.astype(np.float64))
+    assert Bridge.from_file(tmp_path / "d.npy").get(range(25)).tolist() == rows.tolist()
+    assert Bridge.from_file(tmp_path / "d.npz", id="id").ids() == ids
+    assert Bridge.from_file(tmp_path / "d.npz", "embedding", "other").ids() == list(range(25))
+    assert Bridge.from_file(tmp_path / "one.npz").get(range(25)).tolist() == rows.tolist()
+
+
+def test_file_names_are_not_patterns(table, tmp_path):
+    rows, ids, data = table
+    import pyarrow.parquet as pq
+
+    for name in ("a[1].parquet", "b*.parquet", "c?.parquet", "it's.parquet", "ä ö.PARQUET"):
+        pq.write_table(data, tmp_path / name)
+        pq.write_table(data.slice(0, 1), tmp_path / "b1.parquet")
+        assert Bridge.from_parquet(tmp_path / name, index="exact").ids() == ids
+    assert len(rows) == 25
+
+
+def test_file_refusals(tmp_path, rng):
+    def refused(message, name, *arguments, content=None, error=ab.InvalidInputError):
+        if isinstance(content, str):
+            (tmp_path / name).write_text(content)
+        with pytest.raises(error, match=message):
+            Bridge.from_file(tmp_path / name, *arguments)
+
+    refused("data must be a file, but .*nowhere.parquet does not exist", "nowhere.parquet")
+    refused(r"data must be one of \.parquet, .*\.npz; got d\.txt", "d.txt", content="1 2 3")
+    refused("d.parquet cannot be read", "d.parquet", content="not parquet")
+    refused("n.npy cannot be read", "n.npy", content="not numpy")
+    refused("z.npz cannot be read", "z.npz", content="not a zip")
+    csv = 'id,embedding,text\na,"[1.0, 2.0]",x\nb,"[3.0, 4.0]",y\n'
+    refused(
+        "vector must name a column of .*d.csv, got 'vec'; its columns are: id, embedding, text",
+        "d.csv",
+        "vec",
+        content=csv,
+    )
+    refused("id must name a column of .*d.csv, got 'key'; its columns", "d.csv", None, "key")
+    refused("column 'text' of .*d.csv must hold lists of numbers", "d.csv", "text")
+    refused("must hold at least one row, it is empty", "e.csv", content="id,embedding\n")
+    refused("vector must name a column of", "e.jsonl", content="")
+    refused("row 1 has 1 values, row 0 has 2", "m.jsonl", content='{"embedding": [1, 2]}\n{"embedding": [3]}\n')
+    refused("vector in every row: row 1 is NULL", "n.jsonl", content='{"embedding": [1, 2]}\n{"embedding": null}\n')
+    refused("row 0 is NULL", "n0.jsonl", content='{"embedding": null}\n{"embedding": [1, 2]}\n')
+    refused("row 1 has a NULL in its vector", "i.jsonl", content='{"embedding": [1, 2]}\n{"embedding": [3, null]}\n')
+    refused(
+        "id in every row: row 1 is NULL",
+        "k.jsonl",
+        None,
+        "id",
+        content='{"id": "a", "embedding": [1, 2]}\n{"id": null, "embedding": [3, 4]}\n',
+    )
+    refused("row 0 has no values", "0.jsonl", content='{"embedding": []}\n{"embedding": []}\n')
+    rows = rng.standard_normal((4, 2))
+    np.save(tmp_path / "d.npy", rows)
+    refused("holds one array without names: leave out vector and id", "d.npy", "embedding")
+    np.save(tmp_path / "flat.npy", rows.ravel())
+    refused(r"flat.npy must be rows \(n, d\), got shape \(8,\)", "flat.npy", error=ab.DimensionMismatchError)
+    np.save(tmp_path / "none.npy", np.empty((0, 2)))
+    refused("none.npy must hold at least one row", "none.npy")
+    np.savez(tmp_path / "d.npz", a=rows, b=np.arange(3))
+    refused("vector must name an array of .*d.npz, got 'embedding'; its arrays are: a, b", "d.npz")
+    refused("id must name an array of .*d.npz, got 'c'", "d.npz", "a", "c")
+    refused("id must name an array with an id for each of 4 rows, got 3", "d.npz", "a", "b")
+    np.savez(tmp_path / "p.npz", a=np.array([{}, []], dtype=object))
+    refused("p.npz cannot be read", "p.npz")
+
+
+def test_table_refusals():
+    import duckdb
+
+    con = duckdb.connect()
+    con.execute("CREATE TABLE docs AS SELECT range AS id, [range, 'NaN'::DOUBLE] AS embedding, 'x' AS t FROM range(4)")
+    con.execute("CREATE TABLE empty AS SELECT * FROM docs WHERE id < 0")
+    for message, arguments in [
+        ("table must name a table or view: .*nope", ("nope",)),
+        ("vector must name a column of table docs, got 'v'; its columns are: id, embedding, t", ("docs", "v")),
+        ("id must name a column of table docs, got 'key'", ("docs", "embedding", "key")),
+        ("column 't' of table docs must hold lists of numbers", ("docs", "t")),
+        ("table empty must hold at least one row", ("empty",)),
+        ("row 0, column 1 is nan", ("docs",)),
+    ]:
+        with pytest.raises(ab.InvalidInputError, match=message):
+            Bridge.from_duckdb(con, *arguments)
