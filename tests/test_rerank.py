@@ -1,0 +1,390 @@
+"""Rerank stages against slow float64 references, alone and composed."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import attnbridge as ab
+from attnbridge.metric import Keys, Metric
+from attnbridge.rerank import Pool, Stage, TokenRows
+from attnbridge.scoring import resolve
+
+METRICS = ("cosine", "ip", "l2")
+SCALE = {"cosine": 20.0, "ip": 7**-0.5, "l2": 7**-0.5}
+
+
+# ---- the slow float64 truth
+
+
+def unit(x):
+    return x / np.sqrt((x**2).sum(axis=-1, keepdims=True))
+
+
+def similarity(metric, query, rows):
+    if metric == "l2":
+        return np.array([-0.5 * sum((a - b) ** 2 for a, b in zip(query, row, strict=True)) for row in rows])
+    if metric == "cosine":
+        query, rows = unit(query), unit(rows)
+    return np.array([sum(a * b for a, b in zip(query, row, strict=True)) for row in rows])
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def z(x):
+    known = ~np.isnan(x)
+    out = np.zeros(len(x))
+    if known.any() and x[known].std() > 0:
+        out[known] = (x[known] - x[known].mean()) / x[known].std()
+    return out
+
+
+def expand(metric, query, rows, scores, top, scale, mix):
+    """Return the new query: the attention output over the best `top`, mixed in."""
+    best = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:top]
+    weights = softmax(scale * similarity(metric, query, rows[best]))
+    values = unit(rows[best]) if metric == "cosine" else rows[best]
+    start = unit(query) if metric == "cosine" else query
+    return (1 - mix) * start + mix * sum(w * v for w, v in zip(weights, values, strict=True))
+
+
+def maxsim(query_tokens, weights, tokens):
+    """Return sum_i w_i max_j q_i . k_j, NaN without tokens."""
+    if len(tokens) == 0:
+        return np.nan
+    return sum(w * max(float(q @ k) for k in tokens) for q, w in zip(query_tokens, weights, strict=True))
+
+
+@pytest.fixture(params=METRICS)
+def setting(request, rng):
+    """Return metric, bridge, rows, tokens (float16 values as float64) and a query with tokens."""
+    rows = rng.standard_normal((40, 7)).astype(np.float32)
+    tokens = [rng.standard_normal((n % 5, 3)).astype(np.float16) for n in range(40)]
+    bridge = ab.AttentionVectorBridge(dim=7, metric=request.param)
+    bridge.add(rows, tokens=tokens)
+    query = rng.standard_normal(7).astype(np.float32).astype(np.float64)
+    query_tokens = rng.standard_normal((4, 3)).astype(np.float32)
+    return (
+        request.param,
+        bridge,
+        rows.astype(np.float64),
+        [t.astype(np.float64) for t in tokens],
+        query,
+        query_tokens.astype(np.float64),
+    )
+
+
+def check(hits, scores, k=40):
+    """Hold hits over all 40 rows against every row's score."""
+    assert hits.ids == sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
+    np.testing.assert_allclose(hits.scores, scores[hits.ids], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(hits.weights, softmax(scores)[hits.ids], rtol=2e-5)
+
+
+# ---- each stage
+
+
+@pytest.mark.parametrize(("top", "scale", "mix"), [(10, 40.0, 0.5), (1, 1.0, 1.0), (3, 0.1, 0.25), (99, 5.0, 0.9)])
+def test_expansion(setting, top, scale, mix):
+    metric, bridge, rows, _, query, _ = setting
+    hits = bridge.search(query, k=11, rerank=ab.QueryExpansion(top=top, scale=scale, mix=mix))
+    first = SCALE[metric] * similarity(metric, query, rows)
+    new = expand(metric, query, rows, first, top, scale, mix)
+    second = SCALE[metric] * similarity(metric, new, rows)
+    check(hits, second, 11)
+    np.testing.assert_allclose(hits.parts["scaled_dot"], first[hits.ids], rtol=1e-5, atol=1e-5)
+    assert hits.parts["expansion"].tolist() == hits.scores.tolist()
+    before = sorted(range(40), key=lambda i: -first[i])
+    assert hits.ranks_before.tolist() == [before.index(i) for i in hits.ids]
+    near = similarity(metric, query, rows)[hits.ids]  # distances stay those of the query that was asked
+    np.testing.assert_allclose(hits.distances, -2 * near if metric == "l2" else 1 - near, rtol=1e-5, atol=1e-5)
+
+
+def test_expansion_looks_at_the_candidates_only(setting):
+    metric, bridge, rows, _, query, _ = setting
+    first = SCALE[metric] * similarity(metric, query, rows)
+    pool = sorted(range(40), key=lambda i: -first[i])[:6]
+    hits = bridge.search(query, k=6, candidates=6, rerank=ab.QueryExpansion(top=40, scale=0.5))
+    new = expand(metric, query, rows[pool], first[pool], 6, 0.5, 0.5)
+    second = SCALE[metric] * similarity(metric, new, rows[pool])
+    assert sorted(hits.ids) == sorted(pool)
+    np.testing.assert_allclose(hits.scores, np.sort(second)[::-1], rtol=1e-5, atol=1e-5)
+
+
+def test_mix_zero_changes_nothing_but_rounding(setting):
+    _, bridge, _, _, query, query_tokens = setting
+    plain = bridge.search(query, k=40)
+    expanded = bridge.search(query, k=40, rerank=ab.QueryExpansion(mix=0.0))
+    assert expanded.ids == plain.ids
+    np.testing.assert_allclose(expanded.scores, plain.scores, rtol=1e-6, atol=1e-6)
+    late = bridge.search(query, k=40, rerank=ab.LateInteraction(mix=0.0), query_tokens=query_tokens)
+    assert late.ids == plain.ids
+    np.testing.assert_allclose(late.scores, z(plain.scores), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("weights", [None, [1, 1, 1, 1], [3, 0, 0.5, 1e-3], [0, 0, 7, 0]])
+def test_late_interaction(setting, mix, weights):
+    metric, bridge, rows, tokens, query, query_tokens = setting
+    hits = bridge.search(
+        query, k=40, rerank=ab.LateInteraction(mix=mix), query_tokens=query_tokens, query_token_weights=weights
+    )
+    w = np.full(4, 0.25) if weights is None else np.array(weights) / np.sum(weights)
+    matches = np.array([maxsim(query_tokens, w, own) for own in tokens])
+    first = SCALE[metric] * similarity(metric, query, rows)
+    check(hits, (1 - mix) * z(first) + mix * z(matches))
+    np.testing.assert_allclose(hits.parts["late_interaction"], matches[hits.ids], rtol=1e-5, atol=1e-5)
+    assert np.isnan(hits.parts["late_interaction"]).sum() == 8  # every fifth document has no tokens
+
+
+def test_a_document_without_tokens_counts_as_average():
+    eye = np.eye(3)
+    bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    bridge.add(
+        np.ones((4, 2)), ids=["good", "none", "bad", "empty"], tokens=[eye[:1], None, eye[1:2], np.empty((0, 3))]
+    )
+    hits = bridge.search([1.0, 0.0], query_tokens=eye[:1], rerank=ab.LateInteraction(mix=0.5))
+    assert hits.ids == ["good", "none", "empty", "bad"]
+    assert hits.scores.tolist() == pytest.approx([0.5, 0.0, 0.0, -0.5])
+    assert hits == bridge.search([1.0, 0.0], query_tokens=eye[:1], rerank=ab.LateInteraction(mix=0.5))  # NaN parts
+
+
+def test_no_candidate_has_tokens():
+    bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    bridge.add([[1, 0], [0, 1], [1, 1]], tokens=[None, None, [[1.0, 2.0]]])
+    hits = bridge.search([1.0, 0.1], filter=[0, 1], query_tokens=[[1.0, 1.0]], rerank=ab.LateInteraction(mix=0.5))
+    assert hits.ids == [0, 1]
+    assert hits.scores.tolist() == pytest.approx([0.5, -0.5])
+    assert np.isnan(hits.parts["late_interaction"]).all()
+
+
+def test_where_all_scores_are_alike_the_order_is_that_of_insertion():
+    bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    bridge.add(np.tile([[0.3, 0.7]], (5, 1)), tokens=[[[0.1, 0.2, 0.3]]] * 5)
+    options = {"query_tokens": [[0.5, 0.1, 0.9]], "k": 5}
+    for rerank in ([ab.LateInteraction(mix=0.3)], [ab.QueryExpansion(), ab.LateInteraction()]):
+        hits = bridge.search([0.9, 0.1], rerank=rerank, **options)
+        assert hits.ids == [0, 1, 2, 3, 4]
+        assert hits.scores.tolist() == [0.0] * 5
+        assert hits.weights.tolist() == pytest.approx([0.2] * 5)
+    one = bridge.search([0.9, 0.1], filter=[3], rerank=ab.LateInteraction(), **options)
+    assert (one.ids, one.scores.tolist(), one.weights.tolist()) == ([3], [0.0], [1.0])
+
+
+def test_the_largest_query_tokens():
+    huge = np.finfo(np.float32).max
+    tokens = np.array([[[1, 0, 0]], [[0, 60000, 0]], [[60000, 60000, 60000]], [[-60000, 1, 0]]], np.float64)
+    bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    bridge.add(np.ones((4, 2)), tokens=list(tokens))
+    for size in (huge, huge / 2, 1.0, 1e-30):
+        query_tokens = np.array([[1, 0.5, 0.25], [0, 1, -1]], np.float32) * np.float32(size)
+        hits = bridge.search([1.0, 0.0], query_tokens=query_tokens, rerank=ab.LateInteraction(mix=1.0))
+        truth = np.array([maxsim(query_tokens.astype(np.float64), [0.5, 0.5], own) for own in tokens])
+        assert hits.ids == sorted(range(4), key=lambda i: -truth[i])
+        np.testing.assert_allclose(hits.parts["late_interaction"], truth[hits.ids], rtol=1e-5)
+        np.testing.assert_allclose(hits.scores, z(truth)[hits.ids], rtol=1e-5)
+
+
+def test_the_largest_token_weights():
+    bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    bridge.add(np.ones((2, 2)), tokens=[[[1.0, 0.0]], [[0.0, 1.0]]])
+    for weights in (np.array([1e308, 1e308]), np.array([1e-308, 1e-308]), [5, 5]):
+        hits = bridge.search(
+            [1, 0], query_tokens=[[2.0, 1.0], [2.0, 1.0]], query_token_weights=weights, rerank=ab.LateInteraction()
+        )
+        assert hits.parts["late_interaction"].tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("mix", [0.5, 0.4999999])
+def test_where_query_and_output_cancel_the_query_stays(mix):
+    bridge = ab.AttentionVectorBridge(dim=3, index="exact")
+    rows = np.array([[-1.0, -2.0, -3.0], [-1.0, -2.0, -3.1], [-3.0, -2.0, 1.0]])
+    bridge.add(rows[:1])  # the output is minus the query
+    plain = bridge.search([1, 2, 3])
+    hits = bridge.search([1, 2, 3], rerank=ab.QueryExpansion(mix=mix))
+    np.testing.assert_allclose(hits.scores, plain.scores, rtol=1e-5)
+    assert hits.scores[0] == pytest.approx(-20.0)
+    bridge.add(rows[1:])
+    hits = bridge.search([1, 2, 3], rerank=ab.QueryExpansion(top=1, mix=mix))
+    assert np.isfinite(hits.scores).all()
+
+
+def test_cancelling_is_no_matter_under_l2():
+    bridge = ab.AttentionVectorBridge(dim=2, metric="l2", index="exact", scale=1.0)
+    bridge.add([[-1.0, 0.0], [-1.0, 5.0]])
+    hits = bridge.search([1.0, 0.0], rerank=ab.QueryExpansion(top=1, mix=0.5))  # the new query is the origin
+    assert hits.scores.tolist() == pytest.approx([-0.5, -13.0])
+
+
+# ---- composed
+
+
+def test_stages_compose_in_the_order_given(setting):
+    metric, bridge, rows, tokens, query, query_tokens = setting
+    first = SCALE[metric] * similarity(metric, query, rows)
+    matches = np.array([maxsim(query_tokens, np.full(4, 0.25), own) for own in tokens])
+    expansion, late = ab.QueryExpansion(top=4, scale=3.0, mix=0.6), ab.LateInteraction(mix=0.4)
+    # expansion, then late interaction over its scores
+    new = expand(metric, query, rows, first, 4, 3.0, 0.6)
+    second = SCALE[metric] * similarity(metric, new, rows)
+    hits = bridge.search(query, k=40, query_tokens=query_tokens, rerank=[expansion, late])
+    check(hits, 0.6 * z(second) + 0.4 * z(matches))
+    assert list(hits.parts) == ["scaled_dot", "expansion", "late_interaction"]
+    assert list(hits.timings) == ["candidates", "rerank", "expansion", "late_interaction", "total"]
+    # late interaction chooses what the expansion attends to
+    mixed = 0.6 * z(first) + 0.4 * z(matches)
+    new = expand(metric, query, rows, mixed, 4, 3.0, 0.6)
+    swapped = bridge.search(query, k=40, query_tokens=query_tokens, rerank=[late, expansion])
+    check(swapped, SCALE[metric] * similarity(metric, new, rows))
+    assert swapped.ids != hits.ids
+
+
+def test_the_same_stage_twice(setting):
+    metric, bridge, rows, _, query, _ = setting
+    stage = ab.QueryExpansion(top=3, scale=2.0, mix=0.5)
+    hits = bridge.search(query, k=40, rerank=[stage, stage, stage])
+    scores, at = [SCALE[metric] * similarity(metric, query, rows)], query
+    for _ in range(3):
+        at = expand(metric, at, rows, scores[-1], 3, 2.0, 0.5)
+        scores.append(SCALE[metric] * similarity(metric, at, rows))
+    check(hits, scores[-1])
+    names = ["scaled_dot", "expansion", "expansion+", "expansion++"]
+    assert list(hits.parts) == names
+    for name, own in zip(names, scores, strict=True):
+        np.testing.assert_allclose(hits.parts[name], own[hits.ids], rtol=1e-5, atol=1e-5)
+
+
+def test_no_stage_and_an_empty_list_are_alike(setting):
+    _, bridge, _, _, query, _ = setting
+    assert bridge.search(query, rerank=[]) == bridge.search(query) == bridge.search(query, rerank=())
+
+
+# ---- a stage of one's own
+
+
+class Own:
+    name: ClassVar[str] = "own"
+    requires_tokens: ClassVar[bool] = False
+
+    def __init__(self, change):
+        self.change = change
+
+    def apply(self, pool):
+        self.change(pool)
+
+
+def test_a_stage_of_ones_own(setting):
+    metric, bridge, rows, _, query, _ = setting
+    seen = {}
+
+    def newest(pool):
+        seen.update(rows=pool.rows.copy(), scores=pool.scores.copy(), query=pool.query.copy())
+        pool.scores = pool.rows.astype(np.float32)
+        pool.parts["age"] = list(range(len(pool.rows)))
+
+    stage = Own(newest)
+    assert isinstance(stage, Stage)
+    hits = bridge.search(query, k=5, candidates=20, rerank=stage)
+    assert hits.ids == sorted(seen["rows"].tolist())[::-1][:5]
+    assert hits.scores.dtype == np.float64
+    assert hits.parts["age"].tolist() == hits.ranks_before.tolist()
+    first = SCALE[metric] * similarity(metric, query, rows)
+    np.testing.assert_allclose(seen["scores"], first[seen["rows"]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(seen["query"], unit(query) if metric == "cosine" else query, rtol=1e-6)
+
+
+def test_a_stage_that_writes_in_place_leaves_the_parts_before_alone(setting):
+    _, bridge, _, _, query, _ = setting
+    plain = bridge.search(query, k=40)
+
+    def double(pool):
+        pool.scores *= 2
+
+    hits = bridge.search(query, k=40, rerank=[Own(double), ab.QueryExpansion(mix=0.0), Own(double)])
+    assert hits.parts["scaled_dot"].tolist() == plain.scores.tolist()
+    np.testing.assert_allclose(hits.parts["expansion"], plain.scores, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(hits.scores, 2 * plain.scores, rtol=1e-6, atol=1e-6)
+
+
+def test_a_stage_may_rule_candidates_out_with_minus_infinity(setting):
+    _, bridge, _, _, query, _ = setting
+
+    def odd_only(pool):
+        pool.scores = np.where(pool.rows % 2, pool.scores, -np.inf)
+
+    hits = bridge.search(query, k=40, rerank=Own(odd_only))
+    assert all(id % 2 for id in hits.ids[:20])
+    assert hits.weights[20:].tolist() == [0.0] * 20
+    assert hits.weights.sum() == pytest.approx(1.0)
+    assert len(bridge.search(query, k=40, rerank=Own(odd_only), threshold=-1e300)) == 20
+
+
+@pytest.mark.parametrize(
+    "scores", [[1.0, 2.0], np.full(40, np.nan), np.full(40, np.inf), np.zeros((40, 1)), 3.0, np.empty(0)]
+)
+def test_a_stage_that_leaves_no_scores_is_named(setting, scores):
+    _, bridge, _, _, query, _ = setting
+
+    def spoil(pool):
+        pool.scores = scores
+
+    with pytest.raises(ab.InvalidInputError, match="stage 'own' must leave a score for each of 40 candidates"):
+        bridge.search(query, k=3, rerank=Own(spoil))
+    with pytest.raises(ab.InvalidInputError, match="stage 'own'"):
+        bridge.search_batch([query] * 20, rerank=[Own(spoil)])
+    assert len(bridge.search(query)) == 10
+
+
+def test_an_error_in_a_stage_comes_through(setting):
+    _, bridge, _, _, query, _ = setting
+    with pytest.raises(ZeroDivisionError):
+        bridge.search_batch([query] * 20, rerank=Own(lambda pool: 1 // 0))
+    bridge.add(np.ones((1, 7)))  # no lock is left held
+
+
+def test_stages_by_hand():
+    """A stage needs a pool and nothing of the bridge."""
+    attention, options = resolve("scaled_dot", {"scale": 1.0})
+    keys = Keys(np.array([[1, 0], [0, 1], [3, 4]], np.float32))
+    tokens = TokenRows(np.array([[1], [3], [2]], np.float16).view(np.uint16), np.array([0, 1, 3]), np.array([1, 2, 0]))
+    pool = Pool(
+        np.array([1, 1], np.float32), 0.0, Metric("ip"), keys, np.arange(3), np.zeros(3), attention, options, tokens
+    )
+    assert pool.logits().tolist() == [1, 1, 7]
+    pool.query_tokens, pool.query_token_weights = np.array([[2]], np.float32), np.array([1.0])
+    pool.scores = pool.logits()
+    ab.LateInteraction(mix=1.0).apply(pool)
+    assert pool.parts["late_interaction"].tolist()[:2] == [2.0, 6.0]
+    assert pool.scores.tolist() == pytest.approx([-1.0, 1.0, 0.0])
+    ab.QueryExpansion(top=1, mix=1.0).apply(pool)  # attends to row 1, the best so far
+    assert pool.query.tolist() == [0.0, 1.0]
+    assert pool.scores.tolist() == [0.0, 1.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "message", "options"),
+    [
+        (ab.QueryExpansion, "top must be a whole number >= 1, got 0", {"top": 0}),
+        (ab.QueryExpansion, r"top must be a whole number >= 1, got 2\.5", {"top": 2.5}),
+        (ab.QueryExpansion, "scale must be a finite number > 0, got 0", {"scale": 0}),
+        (ab.QueryExpansion, "scale must be a finite number > 0, got inf", {"scale": np.inf}),
+        (ab.QueryExpansion, "mix must be a finite number >= 0, at most 1, got 1.5", {"mix": 1.5}),
+        (ab.QueryExpansion, "mix must be a finite number >= 0, at most 1, got -0.1", {"mix": -0.1}),
+        (ab.LateInteraction, "mix must be a finite number >= 0, at most 1, got nan", {"mix": np.nan}),
+        (ab.LateInteraction, "mix must be a finite number >= 0, at most 1, got '1'", {"mix": "1"}),
+        (ab.LateInteraction, "mix must be a finite number >= 0, at most 1, got True", {"mix": True}),
+    ],
+)
+def test_bad_settings(stage, message, options):
+    with pytest.raises(ab.InvalidConfigError, match=message):
+        stage(**options)
+
+
+def test_stages_are_values():
+    assert ab.QueryExpansion(top=np.int64(5), mix=np.float32(0.5)) == ab.QueryExpansion(top=5)
+    assert repr(ab.LateInteraction(mix=1)) == "LateInteraction(mix=1.0)"
+    with pytest.raises(AttributeError):
+        ab.LateInteraction().mix = 0.1
