@@ -68,10 +68,24 @@ def main() -> None:
             runs[name, threads] = lambda _, t=threads, h=how: bridge.search_batch(queries, threads=t, **h)
     seconds = interleaved(runs, options.rounds)
     middle = medians(seconds)
-    gain = {name: middle[name, 1] / middle[name, 2] for name, threads in runs if threads == 1}
+    fastest = {run: min(values) for run, values in seconds.items()}
+    names = [name for name, threads in runs if threads == 1]
+    gain = {name: middle[name, 1] / middle[name, 2] for name in names}
+    # Where others use the machine at the same time, the second core is there in some rounds only: in the fastest.
+    best = {name: fastest[name, 1] / fastest[name, 2] for name in names}
     show(
         f"batch of {BATCH:,}, {len(rows):,} x {rows.shape[1]} rows ({machine()})",
-        ["what", "1 thread, ms", "quartiles", "2 threads, ms", "quartiles", "speed-up", "over the control's"],
+        [
+            "what",
+            "1 thread, ms",
+            "quartiles",
+            "2 threads, ms",
+            "quartiles",
+            "speed-up",
+            "over the control's",
+            "fastest rounds: speed-up",
+            "over the control's",
+        ],
         [
             (
                 name,
@@ -81,6 +95,8 @@ def main() -> None:
                 spread(seconds[name, 2]),
                 f"{gain[name]:.2f}",
                 verdict(gain[name] / gain["control"], least=0.85) if name != "control" else "",
+                f"{best[name]:.2f}",
+                f"{best[name] / best['control']:.3f}" if name != "control" else "",
             )
             for name in gain
         ],

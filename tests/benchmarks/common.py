@@ -72,7 +72,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
     for column in table.columns[1:]:
         column.justify = "right"
     # A pipe has no width of its own; a cut-off figure is none.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
 def machine() -> str:
