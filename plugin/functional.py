@@ -91,8 +91,10 @@ def _masked(logits: npt.NDArray[np.float64], mask: Any) -> npt.NDArray[np.float6
         ) from None
     if m.dtype == np.bool_:
         return np.where(m, logits, -np.inf)
-    if m.dtype.kind not in "fiu":
-        raise InvalidMaskError(f"mask must be boolean (True attends) or numbers to add, got dtype {m.dtype}")
+    if m.dtype.kind != "f":  # whole numbers too: a mask of 0 and 1 would be added, and 0 mask nothing
+        raise InvalidMaskError(
+            f"mask must be boolean (True attends) or float (added), got dtype {m.dtype}; use .astype(bool) or float"
+        )
     if np.isnan(m).any() or (m == np.inf).any():
         raise InvalidMaskError("mask must be finite or -inf; NaN and +inf have no meaning in it")
     with np.errstate(over="ignore"):
@@ -126,7 +128,7 @@ def attention_logits(
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`.
     mask : array_like, broadcastable to (L, S), optional
-        Boolean: True attends. Numbers: added to the logits.
+        Boolean: True attends. Float: added to the logits.
     max_keys : int, default 100,000
         More keys than this are refused.
     **options : object
@@ -173,7 +175,7 @@ def attention_scores(
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`.
     mask : array_like, broadcastable to (L, S), optional
-        Boolean: True attends. Numbers: added to the logits. A query that may attend to nothing has zero weights.
+        Boolean: True attends. Float: added to the logits. A query that may attend to nothing has zero weights.
     max_keys : int, default 100,000
         More keys than this are refused.
     **options : object
@@ -257,7 +259,7 @@ def attention(
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`.
     mask : array_like, broadcastable to (L, S), optional
-        Boolean: True attends. Numbers: added to the logits. A query that may attend to nothing has zero output.
+        Boolean: True attends. Float: added to the logits. A query that may attend to nothing has zero output.
     max_keys : int, default 100,000
         More keys than this are refused.
     **options : object

@@ -91,8 +91,8 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
         raise InvalidInputError(
             f"{name} must be real numbers, got dtype {array.dtype}; convert with .astype('float32')"
         )
-    if keep_float64 and array.dtype == np.float64 and isinstance(value, np.ndarray):
-        return kernel_ready(array)
+    if keep_float64 and array.dtype.kind == "f" and array.dtype.itemsize == 8 and isinstance(value, np.ndarray):
+        return kernel_ready(array.astype(np.float64, copy=False))  # in this machine's byte order
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32, copy=False)
     if array.dtype.itemsize > 4 and not np.isfinite(narrow).all():

@@ -206,7 +206,7 @@ def test_float_mask_is_added(qkv):
     np.testing.assert_allclose(ab.attention_scores(q, k, mask=mask), truth(q, k, mask=mask)[1], rtol=1e-5)
     assert ab.attention_scores(q, k, mask=mask)[2, 3] == 0.0
     assert ab.attention(q, k, v, mask=mask)[4].tolist() == [0.0] * 3
-    np.testing.assert_allclose(ab.attention_logits(q, k, mask=2), ab.attention_logits(q, k) + 2.0)
+    np.testing.assert_allclose(ab.attention_logits(q, k, mask=2.0), ab.attention_logits(q, k) + 2.0)
 
 
 def test_forms_of_a_mask_agree(qkv):
@@ -467,6 +467,7 @@ BAD_INPUT = [
         ab.InvalidMaskError,
         r"= \(3, 2\), got shape \(2, 2\)",
     ),
+    (lambda: ab.attention_scores(E1, K2, mask=[1, 0]), ab.InvalidMaskError, r"mask must be boolean.*got dtype int64"),
     (lambda: ab.attention_scores(E1, K2, mask=["a", "b"]), ab.InvalidMaskError, r"mask must be boolean.*got dtype <U1"),
     (
         lambda: ab.attention_scores(E1, K2, mask=[1j, 0]),
