@@ -257,6 +257,17 @@ def test_the_same_stage_twice(setting):
         np.testing.assert_allclose(hits.parts[name], own[hits.ids], rtol=1e-5, atol=1e-5)
 
 
+def test_the_last_bit_does_not_depend_on_where_arrays_lie():
+    rng = np.random.default_rng(0)
+    bridge = ab.AttentionVectorBridge(dim=6, index="exact")
+    bridge.add(rng.standard_normal((21, 6)), tokens=[rng.standard_normal((i % 4, 3)) for i in range(21)])
+    options = {"query_tokens": np.eye(3), "rerank": [ab.QueryExpansion(), ab.LateInteraction()]}
+    first, kept = bridge.search(np.ones(6), **options), []
+    for i in range(1500):
+        kept.append(np.empty(i % 97))  # the allocator hands out other places
+        assert bridge.search(np.ones(6), **options) == first
+
+
 def test_no_stage_and_an_empty_list_are_alike(setting):
     _, bridge, _, _, query, _ = setting
     assert bridge.search(query, rerank=[]) == bridge.search(query) == bridge.search(query, rerank=())
