@@ -261,11 +261,12 @@ def test_the_last_bit_does_not_depend_on_where_arrays_lie():
     rng = np.random.default_rng(0)
     bridge = ab.AttentionVectorBridge(dim=6, index="exact")
     bridge.add(rng.standard_normal((21, 6)), tokens=[rng.standard_normal((i % 4, 3)) for i in range(21)])
-    options = {"query_tokens": np.eye(3), "rerank": [ab.QueryExpansion(), ab.LateInteraction()]}
-    first, kept = bridge.search(np.ones(6), **options), []
-    for i in range(1500):
-        kept.append(np.empty(i % 97))  # the allocator hands out other places
-        assert bridge.search(np.ones(6), **options) == first
+    queries = rng.standard_normal((12, 6))
+    options = {"query_tokens": [np.eye(3)] * 12, "rerank": ab.LateInteraction(), "threads": 2}
+    first, kept = bridge.search_batch(queries, **options), []
+    for _ in range(200):
+        kept.append(bridge.search_batch(queries, **options))  # the next ones lie elsewhere
+        assert kept[-1] == first
 
 
 def test_no_stage_and_an_empty_list_are_alike(setting):

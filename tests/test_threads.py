@@ -229,8 +229,9 @@ def test_ctrl_c_in_a_search():
 def test_a_forked_child_searches():
     out = in_process(
         """
-        import os, warnings
+        import os, threading, warnings
         import numpy as np, attnbridge as ab
+        from attnbridge.threads import for_chunks
         bridge = ab.AttentionVectorBridge(dim=8, threads=3)
         rows = np.random.default_rng(0).standard_normal((2_000, 8))
         bridge.add(rows)
@@ -239,6 +240,8 @@ def test_a_forked_child_searches():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from Python 3.12 on
             child = os.fork()
         if child == 0:
+            together = threading.Barrier(3, timeout=30)  # passes only where the pool has threads again
+            for_chunks(lambda start, stop: together.wait(), 3, 1, 3)
             bridge.add(rows[:5] + 1)
             bridge.delete([2000, 2001, 2002, 2003, 2004])
             os._exit(0 if bridge.search_batch(rows) == expected else 1)
