@@ -170,6 +170,8 @@ def test_where_all_scores_are_alike_the_order_is_that_of_insertion():
         assert hits.ids == [0, 1, 2, 3, 4]
         assert hits.scores.tolist() == [0.0] * 5
         assert hits.weights.tolist() == pytest.approx([0.2] * 5)
+    none = bridge.search([0.9, 0.1], query_tokens=np.zeros((1, 3)), rerank=ab.LateInteraction(mix=1.0), k=5)
+    assert (none.ids, none.scores.tolist()) == ([0, 1, 2, 3, 4], [0.0] * 5)
     one = bridge.search([0.9, 0.1], filter=[3], rerank=ab.LateInteraction(), **options)
     assert (one.ids, one.scores.tolist(), one.weights.tolist()) == ([3], [0.0], [1.0])
 

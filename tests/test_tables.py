@@ -177,6 +177,13 @@ def test_file_refusals(tmp_path, rng):
     refused("p.npz cannot be read", "p.npz")
 
 
+def test_a_later_row_that_is_no_vector(tmp_path):
+    rows = [f'{i},"[1.0, {i}.0]"' for i in range(11_000)]
+    (tmp_path / "d.csv").write_text("\n".join(["id,embedding", *rows, '11000,"one, two"']))
+    with pytest.raises(ab.InvalidInputError, match=r"column 'embedding' of .*d\.csv must hold lists of numbers: "):
+        Bridge.from_file(tmp_path / "d.csv", index="exact")
+
+
 def test_table_refusals():
     import duckdb
 
