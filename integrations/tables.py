@@ -111,7 +111,7 @@ def from_relation(relation: Any, vector: str, id: str | None, what: str) -> Sour
                         ids = batch.column("id").to_pylist()
                     yield vectors, ids
                     row += len(vectors)
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:  # pyarrow wraps what DuckDB finds in a later batch
             raise _unreadable(what, vector, error) from error
 
     return Source(count, dim, batches())
