@@ -2,9 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,11 @@ import numpy.typing as npt
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Hits, Id
 from attnbridge.integrations.candidates import CandidateSource, ExactIndex
+from attnbridge.integrations.constructors import PROGRESS_FROM, Constructors
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
 from attnbridge.integrations.search import Request, Searcher
 from attnbridge.integrations.snapshot import load_snapshot, write_snapshot
 from attnbridge.integrations.store import Store, check_query_tokens, id_list, is_one_id, token_list
-from attnbridge.integrations.tables import Source, from_file, from_relation
 from attnbridge.metric import Metric
 from attnbridge.progress import progress_bar
 from attnbridge.rerank import Stage
@@ -24,18 +24,11 @@ from attnbridge.scoring import resolve
 from attnbridge.threads import ReadWriteLock, usable_threads
 from attnbridge.validation import as_choice, as_count, as_matrix, as_number, as_vector
 
-if TYPE_CHECKING:
-    import duckdb
-    import hnswlib
-
 _KIND = "AttentionVectorBridge"
 _GRAPH = "graph.hnsw"
 
-# Fewer rows than this are linked before a progress bar would be seen.
-_PROGRESS_FROM = 5_000
 
-
-class AttentionVectorBridge:
+class AttentionVectorBridge(Constructors):
     """Nearest-neighbour search whose candidates are ranked by attention over the stored vectors.
 
     Candidates come from an hnswlib index; scores from the attention's kernel over the full stored rows; rerank
@@ -301,7 +294,7 @@ class AttentionVectorBridge:
         if not len(rows):
             return
         if isinstance(self._source, HnswIndex):
-            with progress_bar(len(rows), "linking", progress and len(rows) >= _PROGRESS_FROM) as advance:
+            with progress_bar(len(rows), "linking", progress and len(rows) >= PROGRESS_FROM) as advance:
                 self._source.add(matrix, rows, progress=advance)
         else:
             self._source.add(matrix, rows)
@@ -705,223 +698,6 @@ class AttentionVectorBridge:
             return bridge
 
         return load_snapshot(folder, _KIND, load)
-
-    # ---- from elsewhere
-
-    @classmethod
-    def from_hnswlib(
-        cls,
-        index: "hnswlib.Index",
-        vectors: npt.ArrayLike | None = None,
-        ids: Sequence[Id] | None = None,
-        *,
-        attention: str = "scaled_dot",
-        threads: int | None = None,
-        **options: Any,
-    ) -> "AttentionVectorBridge":
-        """Take over an hnswlib index with its graph; nothing is built anew, and `index` stays as it is.
-
-        Parameters
-        ----------
-        index : hnswlib.Index
-        vectors : array_like, (n, d), optional
-            Rows to score, in ascending order of label, deleted ones left out; by default the index's own (which
-            hnswlib has normalised where its space is "cosine").
-        ids : list of str or of int, optional
-            Names in the same order; by default the labels.
-        attention : str, default "scaled_dot"
-        threads : int, optional
-        **options : object
-            The attention's options.
-
-        Returns
-        -------
-        AttentionVectorBridge
-
-        Raises
-        ------
-        InvalidInputError, DimensionMismatchError, InvalidConfigError
-
-        Examples
-        --------
-        >>> import hnswlib, numpy as np, attnbridge as ab
-        >>> index = hnswlib.Index("l2", 2)
-        >>> index.init_index(10)
-        >>> index.add_items(np.array([[0.0, 0.0], [3.0, 4.0]]), [7, 8])
-        >>> ab.AttentionVectorBridge.from_hnswlib(index).search([3.0, 3.0], k=1).ids
-        [8]
-        """
-        source, labels, removed, own = HnswIndex.adopt(index, threads=threads)
-        settings = source.settings()
-        bridge = cls(settings.pop("dim"), settings.pop("metric"), attention, threads=threads, **settings, **options)
-        bridge._source = source
-        live = np.setdiff1d(np.arange(len(labels)), removed)
-        live = live[np.argsort(labels[live], kind="stable")]  # ascending labels
-        names = bridge._store.new_ids(labels[live].tolist() if ids is None else ids, len(live))
-        if len(set(names)) < len(names):
-            raise InvalidInputError("ids must be distinct: they name the index's rows one by one")
-        if vectors is not None:
-            given = as_matrix(vectors, "vectors", dim=source.dim)
-            if len(given) != len(live):
-                raise InvalidInputError(f"vectors must have a row for each of {len(live)} labels, got {len(given)}")
-            own[live] = given
-        own[removed] = 1.0  # whatever they hold: nothing refers to them
-        rows = bridge._store.append(own, None)
-        bridge._store.publish(names, rows[live])
-        return bridge
-
-    @classmethod
-    def from_parquet(
-        cls,
-        path: str | os.PathLike[str],
-        vector: str = "embedding",
-        id: str | None = "id",
-        *,
-        progress: bool = True,
-        **options: Any,
-    ) -> "AttentionVectorBridge":
-        """Read a Parquet file (or CSV, JSON lines, npy, npz: by its suffix).
-
-        Parameters
-        ----------
-        path : path-like
-        vector : str, default "embedding"
-            Column of float lists.
-        id : str or None, default "id"
-            Column of ids; None numbers the rows from 0.
-        progress : bool, default True
-        **options : object
-            As for the constructor, without dim.
-
-        Returns
-        -------
-        AttentionVectorBridge
-
-        Raises
-        ------
-        InvalidInputError
-            No such file or column (the known ones are listed), vectors of mixed length (row named), NULLs.
-
-        Examples
-        --------
-        >>> import pathlib, tempfile, attnbridge as ab, pyarrow as pa, pyarrow.parquet as pq
-        >>> table = pa.table({"id": ["a", "b"], "embedding": [[1.0, 0.0], [0.0, 1.0]]})
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     pq.write_table(table, pathlib.Path(folder, "docs.parquet"))
-        ...     bridge = ab.AttentionVectorBridge.from_parquet(pathlib.Path(folder, "docs.parquet"))
-        >>> bridge.ids()
-        ['a', 'b']
-        """
-        return cls.from_file(path, vector, id, progress=progress, **options)
-
-    @classmethod
-    def from_file(
-        cls,
-        path: str | os.PathLike[str],
-        vector: str | None = None,
-        id: str | None = None,
-        *,
-        progress: bool = True,
-        **options: Any,
-    ) -> "AttentionVectorBridge":
-        """Read vectors from Parquet, CSV, JSON lines, npy or npz.
-
-        Parameters
-        ----------
-        path : path-like
-        vector, id : str, optional
-            Columns of a table, arrays of a npz file; without id the rows are numbered from 0.
-        progress : bool, default True
-        **options : object
-            As for the constructor, without dim.
-
-        Returns
-        -------
-        AttentionVectorBridge
-
-        Raises
-        ------
-        InvalidInputError
-
-        Examples
-        --------
-        >>> import pathlib, tempfile, numpy as np, attnbridge as ab
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     np.save(pathlib.Path(folder, "docs.npy"), np.eye(3))
-        ...     bridge = ab.AttentionVectorBridge.from_file(pathlib.Path(folder, "docs.npy"))
-        >>> len(bridge)
-        3
-        """
-        return cls._from_source(from_file(path, vector, id), progress, options)
-
-    @classmethod
-    def from_duckdb(
-        cls,
-        con: "duckdb.DuckDBPyConnection",
-        table: str,
-        vector: str = "embedding",
-        id: str | None = "id",
-        *,
-        progress: bool = True,
-        **options: Any,
-    ) -> "AttentionVectorBridge":
-        """Read a DuckDB table or view.
-
-        Parameters
-        ----------
-        con : duckdb.DuckDBPyConnection
-        table : str
-        vector : str, default "embedding"
-            Column of float lists or arrays.
-        id : str or None, default "id"
-            Column of ids; None numbers the rows from 0.
-        progress : bool, default True
-        **options : object
-            As for the constructor, without dim.
-
-        Returns
-        -------
-        AttentionVectorBridge
-
-        Raises
-        ------
-        InvalidInputError
-            No such table or column (the known ones are listed), vectors of mixed length (row named), NULLs.
-
-        Examples
-        --------
-        >>> import duckdb, attnbridge as ab
-        >>> con = duckdb.connect()
-        >>> _ = con.execute("CREATE TABLE docs AS SELECT 'a' AS id, [1.0, 0.0]::FLOAT[2] AS embedding")
-        >>> ab.AttentionVectorBridge.from_duckdb(con, "docs").ids()
-        ['a']
-        """
-        import duckdb
-
-        try:
-            relation = con.table(table)
-        except duckdb.Error as error:
-            raise InvalidInputError(f"table must name a table or view: {str(error).splitlines()[0]}") from error
-        return cls._from_source(from_relation(relation, vector, id, f"table {table}"), progress, options)
-
-    @classmethod
-    def _from_source(cls, source: Source, progress: bool, options: Mapping[str, Any]) -> "AttentionVectorBridge":
-        if source.dim == 0:
-            next(source.batches)  # raises: the first row has no vector
-            raise InvalidInputError("vectors must not be empty: row 0 has no values")
-        bridge = cls(source.dim, **options)
-        first = 0
-        with progress_bar(source.total, "indexing", progress and source.total >= _PROGRESS_FROM) as advance:
-            for vectors, ids in source.batches:
-                try:
-                    bridge.add(vectors, ids, progress=False)
-                except InvalidInputError as error:
-                    if not first:
-                        raise
-                    raise InvalidInputError(f"{error} (counted from row {first} of the data)") from error
-                first += len(vectors)
-                advance(len(vectors))
-        return bridge
 
 
 def _pairs(hits: Hits) -> list[tuple[Id, float]]:

@@ -86,9 +86,18 @@ _CACHED = CACHE_FOLDER.is_dir()  # not where nothing at all can be written
 
 def jit(function: F) -> F:
     """Compile `function` on its first call, GIL released, cached on disk in `CACHE_FOLDER` where there is one."""
+    return _compiled(function, FASTMATH)
+
+
+def strict_jit(function: F) -> F:
+    """Compile as `jit` does, but to IEEE arithmetic: the same bits in a vectorised loop, in its tail and alone."""
+    return _compiled(function, False)
+
+
+def _compiled(function: F, fastmath: set[str] | bool) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read while decorating; the users' own caches stay where they are
     try:
-        return numba.njit(nogil=True, cache=_CACHED, fastmath=FASTMATH, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, cache=_CACHED, fastmath=fastmath, error_model="numpy")(function)  # type: ignore[no-any-return]
     finally:
         numba.config.CACHE_DIR = before

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from attnbridge.kernels._jit import jit
+from attnbridge.kernels._jit import jit, strict_jit
 
 # exp(x) = 2^n * exp(r), n = floor(x / ln 2 + 1/2), |r| <= ln(2) / 2; ln 2 in two parts keeps r exact.
 _LOG2E = 1.4426950408889634
@@ -13,7 +13,7 @@ _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
 
 
-@jit
+@strict_jit
 def exp_nonpositive(x: Any) -> Any:
     """Return exp(x) for x <= 0, branch-free so that loops over it vectorise; below -708 exactly 0.
 

@@ -71,8 +71,8 @@ class WordSpace:
     def __init__(self, texts: Sequence[str], dim: int = 256, seed: int = 0) -> None:
         text_module = require("sklearn.feature_extraction.text", "demo")
         decomposition = require("sklearn.decomposition", "demo")
-        # The usual choices, made once and not tuned on the measure: damped counts; words that one document has relate
-        # it to no other; words that more than half of them have (the, of, parameters) tell none from another.
+        # The usual choices, compared with a few others on the demo's own measure but not searched for: damped counts;
+        # words that one document has relate it to no other; words that more than half of them have tell none apart.
         self._tfidf: Any = text_module.TfidfVectorizer(
             analyzer=split_words, sublinear_tf=True, min_df=2, max_df=0.5, dtype=np.float32
         )

@@ -192,7 +192,7 @@ def as_number(
         if isinstance(value, bool | np.bool_ | str):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidConfigError(f"{name} must be {rule}, got {value!r}") from None
     if not (math.isfinite(number) and number > above and least <= number <= most):
         raise InvalidConfigError(f"{name} must be {rule}, got {value!r}")

@@ -48,11 +48,11 @@ def public_objects():
             home = f"{thing.__module__}.{thing.__qualname__}"
             found[home] = thing
             if inspect.isclass(thing):
-                for member in vars(thing):
-                    if not member.startswith("_") and (
-                        callable(getattr(thing, member)) or isinstance(vars(thing)[member], property)
-                    ):
-                        found[f"{home}.{member}"] = getattr(thing, member)
+                for owner in (c for c in thing.__mro__ if c.__module__.startswith("attnbridge")):
+                    for member in vars(owner):
+                        value = getattr(thing, member)
+                        if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                            found[f"{owner.__module__}.{owner.__qualname__}.{member}"] = value
     return found
 
 

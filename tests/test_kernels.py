@@ -168,6 +168,18 @@ def test_masked_logits_have_exactly_no_weight():
     assert out.tolist() == [0.0, 0.5, 0.0, 0.5, 0.0]
 
 
+@pytest.mark.parametrize("n", range(2, 40))
+def test_equal_logits_have_equal_weights_to_the_bit(n):
+    """In a vectorised loop, in its tail, in another array or in place."""
+    logits = np.full(n, -1.2345)
+    logits[0] = 2.0
+    apart, in_place = np.empty(n), logits.copy()
+    kernels.softmax(logits, apart)
+    kernels.softmax(in_place, in_place)
+    assert len(set(apart[1:].tolist())) == 1
+    assert apart.tolist() == in_place.tolist()
+
+
 def test_softmax_in_place():
     logits = np.array([0.0, math.log(3.0)])
     kernels.softmax(logits, logits)
