@@ -200,8 +200,8 @@ class Searcher:
             timings[name] = time.perf_counter() - started
             for part, values in pool.parts.items():
                 parts[name if part == stage.name else part] = np.array(values, np.float64)
-        weights = pool.scores.copy()
-        kernels.softmax(weights, weights)  # in place: into another array, the last bit depends on where that lies
+        weights = np.empty(len(rows))
+        kernels.softmax(pool.scores, weights)
         best = np.empty(min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(pool.scores, rows, best)
         window = best[request.offset : self._last(request, len(best), pool.scores[best])]

@@ -65,11 +65,12 @@ def softmax(logits: Any, out: Any) -> Any:
         for j in range(n):
             out[j] = 0.0
         return m
+    for j in range(n):
+        out[j] = exp_nonpositive(logits[j] - m)
+    # In a loop of its own, over one array: how a sum is vectorised may depend on where a second array lies.
     total = 0.0
     for j in range(n):
-        e = exp_nonpositive(logits[j] - m)
-        out[j] = e
-        total += e
+        total += out[j]
     inverse = 1.0 / total
     for j in range(n):
         out[j] *= inverse
