@@ -78,6 +78,8 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
     InvalidInputError
         Not numbers, ragged rows, or a value beyond the range of float32.
     """
+    if np.ma.is_masked(value):  # np.asarray would let what is under the mask come through
+        raise InvalidInputError(f"{name} must have no masked values; fill them with .filled(), or drop their rows")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:

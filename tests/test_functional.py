@@ -468,6 +468,11 @@ BAD_INPUT = [
         r"= \(3, 2\), got shape \(2, 2\)",
     ),
     (lambda: ab.attention_scores(E1, K2, mask=[1, 0]), ab.InvalidMaskError, r"mask must be boolean.*got dtype int64"),
+    (
+        lambda: ab.attention_scores(E1, np.ma.masked_equal([[1.0, 0.0], [0.0, 1.0]], 0.0)),
+        ab.InvalidInputError,
+        r"keys must have no masked values; fill them",
+    ),
     (lambda: ab.attention_scores(E1, K2, scale=10**400), ab.InvalidConfigError, r"scale must be a finite number > 0"),
     (lambda: ab.attention_scores(E1, K2, mask=["a", "b"]), ab.InvalidMaskError, r"mask must be boolean.*got dtype <U1"),
     (
