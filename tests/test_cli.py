@@ -702,6 +702,7 @@ _INTERRUPTED = """
 import os, signal, sys, time
 import attnbridge as ab
 from attnbridge.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 ab.AttentionVectorBridge.from_file = lambda *a, **o: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60))
 sys.argv = ["attnbridge", "index", "docs.npy", "-o", "never-made"]
 main()

@@ -35,9 +35,13 @@ def in_threads(*works):
     return errors
 
 
+# A job in the background has Ctrl-C ignored, and hands that down.
+_HEEDS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def in_process(code, *arguments, **environment):
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        [sys.executable, "-c", _HEEDS_CTRL_C + textwrap.dedent(code), *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
