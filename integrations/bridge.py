@@ -22,7 +22,7 @@ from attnbridge.progress import progress_bar
 from attnbridge.rerank import Stage
 from attnbridge.scoring import resolve
 from attnbridge.threads import ReadWriteLock, usable_threads
-from attnbridge.validation import as_choice, as_count, as_matrix, as_number, as_vector
+from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_vector
 
 _KIND = "AttentionVectorBridge"
 _GRAPH = "graph.hnsw"
@@ -45,8 +45,8 @@ class AttentionVectorBridge(Constructors):
         A name or alias from `attention_types`.
     index : {"auto", "hnsw", "exact"} or CandidateSource, default "auto"
         Where candidates come from. "auto" is hnswlib, or exact search with a warning where hnswlib does not run.
-    M, ef_construction, ef, seed : int
-        hnswlib's build and search breadth, and its random seed (16, 200, 100, 100).
+    M, ef_construction, ef, seed : int, optional
+        hnswlib's build and search breadth, and its random seed; by default those of `HnswIndex` (16, 200, 100, 100).
     threads : int, optional
         For building and for batches; by default ATTNBRIDGE_NUM_THREADS or the usable cores. With one thread, one
         seed builds the same index twice.
@@ -79,38 +79,44 @@ class AttentionVectorBridge(Constructors):
         attention: str = "scaled_dot",
         *,
         index: str | CandidateSource = "auto",
-        M: int = 16,  # noqa: N803 - the paper's name
-        ef_construction: int = 200,
-        ef: int = 100,
-        seed: int = 100,
+        M: int | None = None,  # noqa: N803 - the paper's name
+        ef_construction: int | None = None,
+        ef: int | None = None,
+        seed: int | None = None,
         threads: int | None = None,
         **options: Any,
     ) -> None:
-        self._dim = as_count(dim, "dim")
+        self._dim = as_dim(dim)
         self._metric = Metric(metric)
         self._attention, self._options = resolve(attention, options)
         if self._options.get("scale", 0.0) is None:
             self._options["scale"] = self._metric.default_scale(self._dim)
         self._threads = usable_threads(threads)
         self._fallback: str | None = None
-        self._index_name = "custom"
         hnsw = {"M": M, "ef_construction": ef_construction, "ef": ef, "seed": seed}
-        if isinstance(index, str):
-            self._source = self._make_source(index, hnsw)
-        elif isinstance(index, CandidateSource):
-            if index.dim != self._dim:
-                raise InvalidConfigError(f"index must have dim={self._dim}, got {index.dim}")
-            if len(index):
-                raise InvalidConfigError(f"index must be empty, got one with {len(index)} rows; add them here")
-            self._source = index
-        else:
-            raise InvalidConfigError(
-                f"index must be 'auto', 'hnsw', 'exact' or a CandidateSource, got {type(index).__name__}"
-            )
+        self._hnsw = {name: value for name, value in hnsw.items() if value is not None}
+        if self._hnsw and index not in ("auto", "hnsw"):
+            raise InvalidConfigError(f"{', '.join(self._hnsw)} can be given for index='hnsw' only, got index={index!r}")
+        self._source = self._make_source(index) if isinstance(index, str) else self._own_source(index)
         self._store = Store(self._dim, self._metric)
         self._lock = ReadWriteLock()
 
-    def _make_source(self, index: str, hnsw: dict[str, int]) -> CandidateSource:
+    def _own_source(self, index: object) -> CandidateSource:
+        """Return a source of the user's own, which must fit."""
+        if not isinstance(index, CandidateSource):
+            raise InvalidConfigError(
+                f"index must be 'auto', 'hnsw', 'exact' or a CandidateSource, got {type(index).__name__}"
+            )
+        if index.dim != self._dim:
+            raise InvalidConfigError(f"index must have dim={self._dim}, got {index.dim}")
+        if getattr(index, "metric", self._metric.name) != self._metric.name:
+            raise InvalidConfigError(f"index must have metric={self._metric.name!r}, got {index.metric!r}")  # type: ignore[attr-defined]
+        if len(index):
+            raise InvalidConfigError(f"index must be empty, got one with {len(index)} rows; add them here")
+        self._index_name = {HnswIndex: "hnsw", ExactIndex: "exact"}.get(type(index), "custom")
+        return index
+
+    def _make_source(self, index: str) -> CandidateSource:
         as_choice(index, "index", ("auto", "hnsw", "exact"))
         if index == "auto":
             self._fallback = hnswlib_problem()
@@ -120,7 +126,7 @@ class AttentionVectorBridge(Constructors):
         self._index_name = index
         if index == "exact":
             return ExactIndex(self._dim, self._metric.name)
-        return HnswIndex(self._dim, self._metric.name, **hnsw, threads=self._threads)
+        return HnswIndex(self._dim, self._metric.name, **self._hnsw, threads=self._threads)
 
     # ---- what is in it
 
@@ -240,6 +246,9 @@ class AttentionVectorBridge(Constructors):
         progress: bool = True,
     ) -> list[Id]:
         """Add documents, or replace those whose ids are there already; all of them or, on an error, none.
+
+        A replaced or deleted row is found no more, but its space is not given back before all rows are added to a new
+        bridge.
 
         Parameters
         ----------
@@ -528,8 +537,9 @@ class AttentionVectorBridge(Constructors):
         """Return checked tokens and weights for each query, where a stage reads them."""
         needing = [stage.name for stage in stages if stage.requires_tokens]
         if not needing:
-            if tokens is not None and not stages:
-                raise InvalidConfigError("query_tokens are read by no stage; add rerank=[LateInteraction()]")
+            for name, given in (("query_tokens", tokens), ("query_token_weights", weights)):
+                if given is not None:
+                    raise InvalidConfigError(f"{name} are read by no stage; add rerank=[LateInteraction()]")
             return None
         stored = self._store.tokens
         if stored is None:
@@ -635,6 +645,8 @@ class AttentionVectorBridge(Constructors):
             about = {name: config[name] for name in ("dim", "metric", "attention", "options", "index")}
             about["rows"] = len(self)
             files = self._store.files()
+            if self._fallback is not None:  # a graph is built where it is opened with hnswlib
+                about |= {"index": "hnsw", "hnsw": self._hnsw}
             if isinstance(self._source, HnswIndex):
                 about["hnsw"] = {name: config[name] for name in ("M", "ef_construction", "ef", "seed")}
                 about["longest"] = self._source.longest
@@ -689,10 +701,9 @@ class AttentionVectorBridge(Constructors):
             )
             bridge._store = store = Store.read(snapshot, about["files"], bridge._metric, mmap)
             alive = store.rows.alive
-            if isinstance(bridge._source, HnswIndex):
-                if _GRAPH in about["files"]:
-                    removed = set(np.flatnonzero(~alive).tolist())
-                    bridge._source.read_graph(snapshot / _GRAPH, removed, about["longest"])
+            if isinstance(bridge._source, HnswIndex) and _GRAPH in about["files"]:
+                removed = set(np.flatnonzero(~alive).tolist())
+                bridge._source.read_graph(snapshot / _GRAPH, removed, about["longest"])
             elif alive.any():
                 bridge._source.add(store.rows.data[alive], np.flatnonzero(alive))
             return bridge

@@ -10,7 +10,7 @@ from attnbridge.errors import InvalidInputError, UnknownIdError
 from attnbridge.integrations.rows import Rows
 from attnbridge.metric import Keys, Metric
 from attnbridge.threads import ReadWriteLock
-from attnbridge.validation import as_count, as_matrix
+from attnbridge.validation import as_count, as_dim, as_matrix
 
 Labels = npt.NDArray[np.int64]
 Distances = npt.NDArray[np.float32]
@@ -137,11 +137,16 @@ class ExactIndex:
     """
 
     def __init__(self, dim: int, metric: str = "cosine") -> None:
-        self.dim = as_count(dim, "dim")
+        self.dim = as_dim(dim)
         self._rows = Rows(self.dim, Metric(metric))
         self._labels = np.empty(0, np.int64)  # of each row
         self._row_of: dict[int, int] = {}
         self._lock = ReadWriteLock()
+
+    @property
+    def metric(self) -> str:
+        """The metric's name."""
+        return self._rows.metric.name
 
     def add(self, vectors: npt.ArrayLike, labels: npt.ArrayLike) -> None:
         """Add vectors under new labels.

@@ -1,13 +1,14 @@
 """The bridge's other constructors: from an hnswlib index, from files, from DuckDB."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.errors import InvalidInputError
+from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Id
 from attnbridge.integrations.candidates import CandidateSource
 from attnbridge.integrations.hnswlib import HnswIndex
@@ -37,6 +38,8 @@ class Constructors:
         def add(self, vectors: npt.ArrayLike, ids: Sequence[Id] | None = ..., *, progress: bool = ...) -> list[Id]:
             """Add documents."""
 
+        def __len__(self) -> int: ...
+
     @classmethod
     def from_hnswlib(
         cls,
@@ -61,7 +64,7 @@ class Constructors:
         attention : str, default "scaled_dot"
         threads : int, optional
         **options : object
-            The attention's options.
+            The attention's options, and ef (breadth of a search; by default the index's, at least 100).
 
         Returns
         -------
@@ -80,12 +83,15 @@ class Constructors:
         >>> ab.AttentionVectorBridge.from_hnswlib(index).search([3.0, 3.0], k=1).ids
         [8]
         """
-        source, labels, removed, own = HnswIndex.adopt(index, threads=threads)
+        ef = options.pop("ef", None)
+        source, labels, removed, own = HnswIndex.adopt(index, ef=ef, threads=threads)
         settings = source.settings()
+        for name in settings:
+            if name in options:
+                raise InvalidConfigError(f"{name} cannot be given: it is that of the hnswlib index")
         bridge = cls(settings.pop("dim"), settings.pop("metric"), attention, threads=threads, **settings, **options)
         bridge._source = source
         live = np.setdiff1d(np.arange(len(labels)), removed)
-        live = live[np.argsort(labels[live], kind="stable")]  # ascending labels
         names = bridge._store.new_ids(labels[live].tolist() if ids is None else ids, len(live))
         if len(set(names)) < len(names):
             raise InvalidInputError("ids must be distinct: they name the index's rows one by one")
@@ -109,7 +115,7 @@ class Constructors:
         progress: bool = True,
         **options: Any,
     ) -> Self:
-        """Read a Parquet file (or CSV, JSON lines, npy, npz: by its suffix).
+        """Read a Parquet file; `from_file` reads other formats too.
 
         Parameters
         ----------
@@ -250,4 +256,10 @@ class Constructors:
                     raise InvalidInputError(f"{error} (counted from row {first} of the data)") from error
                 first += len(vectors)
                 advance(len(vectors))
+        if len(bridge) < first:
+            warnings.warn(
+                f"{first - len(bridge)} of {first} rows had an id that came again; the last row of an id counts",
+                UserWarning,
+                stacklevel=3,
+            )
         return bridge

@@ -1,5 +1,6 @@
 """A safe shell around hnswlib."""
 
+import errno
 import functools
 import hashlib
 import importlib.util
@@ -27,7 +28,7 @@ from attnbridge.integrations.candidates import Distances, Labels, as_labels, che
 from attnbridge.integrations.snapshot import load_snapshot, write_snapshot
 from attnbridge.metric import Metric, norms
 from attnbridge.threads import ReadWriteLock, usable_threads
-from attnbridge.validation import as_count, as_matrix
+from attnbridge.validation import as_count, as_dim, as_matrix
 
 _REINSTALL = "pip install --force-reinstall --no-cache-dir --no-binary hnswlib hnswlib"
 
@@ -155,7 +156,7 @@ class HnswIndex:
         threads: int | None = None,
     ) -> None:
         self._hnswlib = load_hnswlib()
-        self.dim = as_count(dim, "dim")
+        self.dim = as_dim(dim)
         self._metric = Metric(metric)
         self.M = as_count(M, "M", least=2)
         if self.M > 10_000:
@@ -362,7 +363,8 @@ class HnswIndex:
         self._index.save_index(str(path))
         written = path.stat().st_size if path.exists() else 0
         if written != expected:
-            raise OSError(f"{path} was not written in full ({written} of {expected} bytes): is the disk full?")
+            what = f"not written in full ({written} of {expected} bytes): is the disk full?"
+            raise OSError(errno.EIO, what, str(path))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the index to a folder, atomically and with checksums.
@@ -448,19 +450,21 @@ class HnswIndex:
 
     @classmethod
     def adopt(
-        cls, index: Any, *, threads: int | None = None
+        cls, index: Any, *, ef: int | None = None, threads: int | None = None
     ) -> "tuple[HnswIndex, Labels, Labels, npt.NDArray[np.float32]]":
         """Take a copy of an hnswlib index that exists already; nothing is built anew.
 
         Parameters
         ----------
         index : hnswlib.Index
+        ef : int, optional
+            Breadth of a search; by default the index's, at least 100.
         threads : int, optional
 
         Returns
         -------
         index : HnswIndex
-            Its labels are 0..n-1 in hnswlib's internal order (the order of insertion).
+            Its labels are 0..n-1 in ascending order of those that the rows had.
         labels : ndarray of int64, (n,)
             The labels that the rows had.
         removed : ndarray of int64
@@ -479,7 +483,12 @@ class HnswIndex:
         (given,) = index.__getstate__()
         state = dict(given)
         metric, dim = state["space"], state["dim"]
-        options = {"dim": dim, "metric": metric, "ef": max(100, state["ef"]), "seed": state["seed"] % 2**63}
+        options = {
+            "dim": dim,
+            "metric": metric,
+            "ef": max(100, state["ef"]) if ef is None else ef,
+            "seed": state["seed"] % 2**63,
+        }
         if not state["index_inited"] or not state["cur_element_count"]:
             empty = np.empty(0, np.int64)
             return cls(**options, threads=threads), empty, empty, np.empty((0, dim), np.float32)
@@ -488,23 +497,27 @@ class HnswIndex:
         at_label, at_data = state["label_offset"], state["offset_data"]
         labels = level0[:, at_label : at_label + 8].copy().view(np.int64).ravel()
         vectors = level0[:, at_data : at_data + 4 * dim].copy().view(np.float32)
-        removed = np.flatnonzero(level0[:, 2] & 1)  # hnswlib's delete mark: third byte of the list of links
+        dead = (level0[:, 2] & 1).astype(np.bool_)  # hnswlib's delete mark: third byte of the list of links
         lengths = norms(vectors)
-        unusable = np.flatnonzero(~np.isfinite(lengths) & (level0[:, 2] & 1 == 0))
+        unusable = np.flatnonzero(~np.isfinite(lengths) & ~dead)
         if len(unusable):
             raise InvalidInputError(
                 f"index must hold finite vectors: that of label {labels[unusable[0]]} is not, and its links lead "
                 "nowhere; build the index again without it"
             )
-        level0[:, at_label : at_label + 8] = np.arange(n, dtype=np.int64).view(np.uint8).reshape(n, 8)
-        state["label_lookup_external"] = np.arange(n, dtype=np.uint64)
+        order = np.argsort(labels, kind="stable")  # threads insert in any order; labels tell who was first
+        rank = np.empty(n, np.int64)
+        rank[order] = np.arange(n)
+        level0[:, at_label : at_label + 8] = rank.view(np.uint8).reshape(n, 8)
+        state["label_lookup_external"] = rank.astype(np.uint64)
         state["label_lookup_internal"] = np.arange(n, dtype=np.uint32)
         state |= {"space": "l2" if metric == "l2" else "ip", "normalize": False, "ep_added": True}
         copy = module.Index.__new__(module.Index)
         copy.__setstate__((state,))
         own = cls(**options, M=state["M"], ef_construction=state["ef_construction"], threads=threads)
         copy.set_ef(own.ef)
+        removed = np.flatnonzero(dead[order])
         own._index, own._removed = copy, set(removed.tolist())
         own._live = set(range(n)) - own._removed
         own._longest = 0.0 if own.metric == "cosine" else float(np.nanmax(lengths))
-        return own, labels, removed, vectors
+        return own, labels[order], removed, vectors[order]

@@ -163,8 +163,8 @@ class Searcher:
                     weights[i, window],
                     near[i, window],
                     positions[i, window],
-                    {name: scores},
-                    timings,
+                    {name: scores.copy()},
+                    dict(timings),
                     count,
                 )
             )
@@ -241,7 +241,8 @@ class Searcher:
         n = min(request.candidates + (request.exclude >= 0), live)  # k may be any number
         if n == 0:
             return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        passing, fetch = live, n
+        passing, last = live, min(request.offset + request.k + (request.exclude >= 0), n) - 1
+        fetch = min(n + (last == n - 1), live)  # one beyond the last hit, to see whether that is tied with it
         if request.allowed is not None:
             passing = len(request.allowed)
             fetch = min(int(1.5 * n * live / max(passing, 1)) + 1, live)
@@ -251,8 +252,14 @@ class Searcher:
             labels, distances = self._query_source(raw, fetch)
             if request.allowed is not None:
                 labels, distances = _kept(labels, distances, (labels >= 0) & allowed[labels], n)
-            short = np.flatnonzero((labels >= 0).sum(axis=1) < min(n, passing))
-            if len(short):  # the graph did not lead to enough of them: read the rows
+            # Read the rows where the graph did not lead to enough of them, or to the last hit's equals only: of more
+            # equal rows than it returns it picks any, and ties go by order of insertion.
+            tied = (distances[:, -1] == distances[:, last]) & (last < distances.shape[1] - 1)
+            few = (labels >= 0).sum(axis=1) < min(n, passing)
+            if labels.shape[1] > n:
+                labels, distances = np.ascontiguousarray(labels[:, :n]), np.ascontiguousarray(distances[:, :n])
+            short = np.flatnonzero(few | tied)
+            if len(short):
                 labels[short], distances[short] = self._exact(request, queries[short], bias[short], n)
         if request.exclude >= 0:
             keep = (labels >= 0) & (labels != request.exclude)
@@ -300,8 +307,11 @@ class Searcher:
 
 def _checked_scores(scores: Any, count: int, name: str) -> npt.NDArray[np.float64]:
     """Return a copy of what a stage left, for the next one to work on."""
-    out = np.array(scores, np.float64)
-    if out.shape != (count,) or not (out < np.inf).all():
+    try:
+        out = np.array(scores, np.float64)
+    except (TypeError, ValueError):
+        out = np.empty(0)
+    if out.shape != (count,) or not (out < np.inf).all():  # -inf rules a candidate out
         raise InvalidInputError(
             f"stage {name!r} must leave a score for each of {count} candidates, none NaN or inf; it left {scores!r}"
         )

@@ -4,6 +4,7 @@ A folder holds ``CURRENT`` (the current snapshot's name and its manifest's check
 with ``manifest.json`` and the files that it lists with size and checksum.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -165,8 +166,14 @@ def _write(root: Path, kind: str, about: Mapping[str, Any], files: Mapping[str, 
         listed = {}
         for file, write in files.items():
             path = temporary / file
-            write(path)
-            _sync(path)
+            try:
+                write(path)
+                _sync(path)
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                # numpy's says only how many of how many values were written
+                raise OSError(errno.EIO, f"not written in full ({error}): is the disk full?", str(path)) from error
             listed[file] = {"bytes": path.stat().st_size, "blake2b": _digest(path)}
         manifest = {"format_version": FORMAT_VERSION, "kind": kind, **about, "files": listed}
         text = json.dumps(manifest, indent=1)
@@ -217,7 +224,9 @@ def load_snapshot(folder: str | os.PathLike[str], kind: str, load: Callable[[dic
 
 def _verified(root: Path, current: str, kind: str) -> tuple[dict[str, Any], Path]:
     if not is_index(root):
-        state = "is no index: it has no file CURRENT" if root.is_dir() else "does not exist"
+        state = "is a file, not an index" if root.is_file() else "does not exist"
+        if root.is_dir():
+            state = "is no index: it has no file CURRENT"
         raise IndexCorruptError(f"folder {root} {state}; bridge.save(folder) or 'attnbridge index' makes one")
     fields = _POINTER.fullmatch(current)
     if fields is None or not (root / fields[1]).is_dir():

@@ -15,10 +15,17 @@ from attnbridge.metric import Metric
 from attnbridge.validation import as_floats, as_mask, as_matrix, require_finite
 
 
+def _plain(values: Any) -> Any:
+    """Return the columns of numpy, pandas, pyarrow and polars as lists, anything else as it is."""
+    for convert in ("tolist", "to_pylist", "to_list"):
+        if hasattr(values, convert):
+            return getattr(values, convert)()
+    return values
+
+
 def id_list(ids: Any) -> list[Id]:
     """Return ids as a list of Python str and int; one id alone is a list of one."""
-    if hasattr(ids, "tolist"):  # numpy, pandas, pyarrow
-        ids = ids.tolist()
+    ids = _plain(ids)
     if isinstance(ids, str | int):
         ids = [ids]
     if not isinstance(ids, Iterable) or isinstance(ids, bytes | bytearray):
@@ -34,7 +41,12 @@ def id_list(ids: Any) -> list[Id]:
             )
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InvalidInputError(f"ids must fit 64 bits: position {position} is {value}; use a str")
-        out.append(str(value) if isinstance(value, str) else int(value))
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InvalidInputError(f"ids must be text in Unicode: position {position} is {value!r}") from None
+        out.append(str.__str__(value) if isinstance(value, str) else int(value))  # a str or int also of an enum
     return out
 
 
@@ -165,8 +177,8 @@ class Store:
 
     def allowed_rows(self, filter: Any) -> npt.NDArray[np.int64]:
         """Return the rows, ascending, that a mask over the live rows or a list of ids lets pass."""
-        if not isinstance(filter, np.ndarray | Sequence) and hasattr(filter, "tolist"):  # pandas, pyarrow
-            filter = filter.tolist()
+        if not isinstance(filter, np.ndarray):
+            filter = _plain(filter)
         if isinstance(filter, np.ndarray):
             is_mask = filter.dtype == np.bool_
         else:

@@ -82,6 +82,10 @@ def from_relation(relation: Any, vector: str, id: str | None, what: str) -> Sour
         _require_column(relation, id, "id", what)
         kind = str(relation.types[relation.columns.index(id)])
         whole = kind.removeprefix("U") in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
+        if not whole and kind not in ("VARCHAR", "UUID") and not kind.startswith("ENUM"):
+            raise InvalidInputError(
+                f"id must name a column of whole numbers or text: {id!r} of {what} is {kind}; cast it to text"
+            )
         columns.append(f"{_quoted(id)}::{'BIGINT' if whole else 'VARCHAR'} AS id")
     selected = relation.project(", ".join(columns))
     try:

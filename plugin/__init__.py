@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attnbridge.distance import AttentionDistance as AttentionDistance
     from attnbridge.errors import AttentionError as AttentionError
+    from attnbridge.errors import ConcurrencyError as ConcurrencyError
     from attnbridge.errors import DimensionMismatchError as DimensionMismatchError
     from attnbridge.errors import GraphStructureError as GraphStructureError
     from attnbridge.errors import IndexCorruptError as IndexCorruptError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     "AttentionError",
+    "ConcurrencyError",
     "DimensionMismatchError",
     "GraphStructureError",
     "IndexCorruptError",

@@ -1,5 +1,6 @@
 """An attention type as a dissimilarity between two vectors."""
 
+from functools import partial
 from typing import Any
 
 from attnbridge.errors import InvalidConfigError
@@ -55,6 +56,9 @@ class AttentionDistance:
         logit = attention_score(a, b, self._type.name, **self._options)
         largest = self._type.largest_logit
         return -logit if largest is None else largest - logit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(AttentionDistance, **self._options), (self._type.name,)
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self._options.items())

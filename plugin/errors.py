@@ -14,6 +14,7 @@
     ├── SparseMatrixError         (ValueError)       a malformed sparse mask or adjacency
     ├── TrainingError             (RuntimeError)     training that cannot go on
     ├── IndexCorruptError         (OSError)          a folder that is no index, or a damaged one
+    ├── ConcurrencyError          (RuntimeError)     a call that would wait for itself
     └── MissingDependencyError    (ImportError)      an optional package is not there; the message has the remedy
 """
 
@@ -67,6 +68,10 @@ class TrainingError(AttentionError, RuntimeError):
 
 class IndexCorruptError(AttentionError, OSError):
     """A folder that is no index, or one whose files are damaged."""
+
+
+class ConcurrencyError(AttentionError, RuntimeError):
+    """A call that would wait for itself."""
 
 
 class MissingDependencyError(AttentionError, ImportError):

@@ -20,7 +20,8 @@ def attention_types() -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        name, complexity, best_for, pairwise, aliases, options (name to default).
+        name, complexity, best_for, pairwise, build_space (the space in which an index is built for it), aliases,
+        options (name to default).
 
     Examples
     --------
@@ -34,6 +35,7 @@ def attention_types() -> list[dict[str, Any]]:
             "complexity": row.complexity,
             "best_for": row.best_for,
             "pairwise": row.pairwise,
+            "build_space": row.build_space,
             "aliases": list(row.aliases),
             "options": {name: option.default for name, option in row.options.items()},
         }

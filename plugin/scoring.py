@@ -19,11 +19,10 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Option:
-    """An option of an attention type: its default, what it takes and what it does."""
+    """An option of an attention type: its default, and the check of a given value."""
 
     default: Any
     check: Callable[[Any, str], Any]
-    doc: str
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,8 @@ REGISTRY: dict[str, AttentionType] = {
             best_for="small sequences (<512)",
             pairwise=True,
             options={
-                "scale": Option(
-                    None,
-                    lambda value, name: None if value is None else _positive(value, name),
-                    "factor on q . k; None is 1/sqrt(d)",
-                ),
+                # Factor on q . k; None is 1/sqrt(d).
+                "scale": Option(None, lambda value, name: None if value is None else _positive(value, name)),
             },
             logits=_scaled_dot_logits,
             rerank=_scaled_dot_rerank,

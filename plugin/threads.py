@@ -3,12 +3,16 @@
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 
-from attnbridge.errors import InvalidConfigError
+from attnbridge.errors import ConcurrencyError, InvalidConfigError
 from attnbridge.validation import as_count
+
+_MOST_THREADS = 4096
 
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
@@ -37,7 +41,10 @@ def usable_threads(threads: int | None = None) -> int:
     3
     """
     if threads is not None:
-        return as_count(threads, "threads")
+        count = as_count(threads, "threads")
+        if count > _MOST_THREADS:
+            raise InvalidConfigError(f"threads must be at most {_MOST_THREADS}, got {count}")
+        return count
     setting = os.environ.get("ATTNBRIDGE_NUM_THREADS")
     if setting:
         if not setting.isdecimal() or int(setting) < 1:
@@ -54,15 +61,6 @@ def _get_pool() -> ThreadPoolExecutor:
         if _pool is None:
             _pool = ThreadPoolExecutor(usable_threads(), thread_name_prefix="attnbridge")
         return _pool
-
-
-def _forget_pool() -> None:
-    global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()  # a forked child has the pool's threads no more
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def for_chunks(work: Callable[[int, int], None], count: int, chunk: int, threads: int) -> None:
@@ -86,7 +84,7 @@ def for_chunks(work: Callable[[int, int], None], count: int, chunk: int, threads
     helpers: list[Future[None]] = []
     for _ in range(min(threads, -(-count // chunk)) - 1):
         try:
-            helpers.append(_get_pool().submit(run))
+            helpers.append(_get_pool().submit(copy_context().run, run))
         except RuntimeError:  # the interpreter is shutting down
             break
     run()
@@ -97,10 +95,24 @@ def for_chunks(work: Callable[[int, int], None], count: int, chunk: int, threads
         raise errors[0]
 
 
+# The locks that the code running now holds; for_chunks hands it on to the pool's threads.
+_held: ContextVar[frozenset[int]] = ContextVar("attnbridge_held_locks", default=frozenset())
+
+_locks: "weakref.WeakSet[ReadWriteLock]" = weakref.WeakSet()
+
+
 class ReadWriteLock:
-    """Many readers or one writer; a waiting writer goes before new readers."""
+    """Many readers or one writer; a waiting writer goes before new readers.
+
+    Who holds it may read again (a rerank stage or a progress callback may ask the bridge), but a reader that writes
+    would wait for itself: that is an error.
+    """
 
     def __init__(self) -> None:
+        self._reset()
+        _locks.add(self)
+
+    def _reset(self) -> None:
         self._condition = threading.Condition(threading.Lock())
         self._readers = 0
         self._writing = False
@@ -109,32 +121,58 @@ class ReadWriteLock:
     @contextmanager
     def read(self) -> Iterator[None]:
         """Hold the lock together with other readers."""
+        held = _held.get()
+        if id(self) in held:
+            yield
+            return
         with self._condition:
             while self._writing or self._writers_waiting:
                 self._condition.wait()
             self._readers += 1
+        token = _held.set(held | {id(self)})
         try:
             yield
         finally:
+            _held.reset(token)
             with self._condition:
-                self._readers -= 1
+                self._readers = max(0, self._readers - 1)  # 0 already in a child forked meanwhile
                 if not self._readers:
                     self._condition.notify_all()
 
     @contextmanager
     def write(self) -> Iterator[None]:
         """Hold the lock alone."""
+        held = _held.get()
+        if id(self) in held:
+            raise ConcurrencyError(
+                "add and delete cannot be called from within a search or another write (a rerank stage, a progress "
+                "callback): they would wait for it to end; call them afterwards"
+            )
         with self._condition:
             self._writers_waiting += 1
             try:
                 while self._writing or self._readers:
                     self._condition.wait()
             finally:
-                self._writers_waiting -= 1
+                self._writers_waiting = max(0, self._writers_waiting - 1)
             self._writing = True
+        token = _held.set(held | {id(self)})
         try:
             yield
         finally:
+            _held.reset(token)
             with self._condition:
                 self._writing = False
                 self._condition.notify_all()
+
+
+def _forget_threads() -> None:
+    """In a forked child: the threads that ran the pool and held the locks are not there any more."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+    for lock in list(_locks):
+        lock._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -179,6 +179,14 @@ def as_count(value: Any, name: str, *, least: int = 1) -> int:
     return number
 
 
+def as_dim(value: Any) -> int:
+    """Return a vector's dimension, 1 to 2^20: what a row's bytes can be counted with everywhere."""
+    dim = as_count(value, "dim")
+    if dim > 2**20:
+        raise InvalidConfigError(f"dim must be at most {2**20}, got {dim}")
+    return dim
+
+
 def as_number(
     value: Any, name: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> float:

@@ -298,3 +298,13 @@ def test_a_failing_source_leaves_no_half_added_rows(rng, error):
     source.fail = None
     assert bridge.add(rows[:1]) == [120]
     assert bridge.get(120).tolist() == rows[0].tolist()
+
+
+def test_what_belongs_to_the_index_cannot_be_given():
+    index = hnswlib.Index("l2", 2)
+    index.init_index(10)
+    index.add_items(np.array([[0.0, 0.0], [3.0, 4.0]]))
+    for name, value in (("metric", "ip"), ("M", 4), ("seed", 3)):
+        with pytest.raises(ab.InvalidConfigError, match=f"{name} cannot be given"):
+            ab.AttentionVectorBridge.from_hnswlib(index, **{name: value})
+    assert ab.AttentionVectorBridge.from_hnswlib(index, ef=7).config["ef"] == 7

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnbridge as ab
-from attnbridge.integrations import HnswIndex
+from attnbridge.integrations import ExactIndex, HnswIndex
 from attnbridge.integrations.hnswlib import hnswlib_problem
 
 Bridge = ab.AttentionVectorBridge
@@ -401,7 +401,8 @@ def test_unknown_ids_match_nothing(rng):
 @pytest.mark.parametrize("metric", METRICS)
 def test_k_hits_come_back_whenever_k_rows_qualify(metric, index):
     rng = np.random.default_rng(2)
-    bridge, rows = filled(rng, metric, index, n=3000, d=8, M=4, ef=10, ef_construction=20)
+    narrow = {"M": 4, "ef": 10, "ef_construction": 20} if index == "hnsw" else {}
+    bridge, rows = filled(rng, metric, index, n=3000, d=8, **narrow)
     gone = rng.permutation(3000)[:2850]
     bridge.delete(gone)
     left = np.setdiff1d(np.arange(3000), gone)
@@ -716,7 +717,7 @@ def operations(draw):
 def test_a_random_life_equals_a_dict(tmp_path_factory, life):
     steps, metric, index = life
     rng = np.random.default_rng(len(steps))
-    bridge = Bridge(dim=3, metric=metric, index=index, M=4, ef=10)
+    bridge = Bridge(dim=3, metric=metric, index=index, **({"M": 4, "ef": 10} if index == "hnsw" else {}))
     model = {}  # id -> (row, token), in order of insertion
     following = 0
     vectors = rng.integers(-2, 3, (100, 3)) + np.array([0.5, 0.25, 0.125])  # ties are common
@@ -776,3 +777,61 @@ def test_a_random_life_equals_a_dict(tmp_path_factory, life):
 def test_hnswlib_runs_here():
     assert hnswlib_problem() is None
     assert isinstance(Bridge(dim=2)._source, HnswIndex)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("k", "candidates", "offset"), [(5, 20, 0), (20, 20, 0), (3, 20, 4), (60, 100, 0)])
+def test_more_equal_rows_than_candidates_come_in_order_of_insertion(metric, k, candidates, offset):
+    """Of more equal rows than it returns hnswlib picks any."""
+    rng = np.random.default_rng(5)
+    bridge = Bridge(dim=4, metric=metric)
+    bridge.add(np.concatenate([[[1.0, 2.0, 3.0, 4.0]] * 300, 0.1 * rng.standard_normal((200, 4))]))
+    query = [1.0, 2.0, 3.0, 4.0]
+    expected = list(range(offset, offset + k))
+    assert bridge.search(query, k=k, candidates=candidates, offset=offset).ids == expected
+    (batch,) = bridge.search_batch([query], k=k, candidates=candidates, offset=offset)
+    assert batch.ids == expected
+    assert bridge.search(id=0, k=k, candidates=candidates, offset=offset).ids == [i + 1 for i in expected]
+
+
+def test_what_no_stage_reads_is_refused():
+    bridge = Bridge(dim=2, index="exact")
+    bridge.add([[1.0, 0.0]], tokens=[[[1.0, 0.0]]])
+    for extra in ({"query_tokens": [[1.0, 0.0]]}, {"query_token_weights": [1.0]}):
+        for stages in ((), ab.QueryExpansion()):
+            with pytest.raises(ab.InvalidConfigError, match=f"{next(iter(extra))} are read by no stage"):
+                bridge.search([1.0, 0.0], rerank=stages, **extra)
+
+
+@pytest.mark.parametrize("given", [{"M": 8}, {"ef": -5}, {"seed": 1}, {"ef_construction": 9}])
+def test_graph_options_without_a_graph_are_refused(given):
+    with pytest.raises(ab.InvalidConfigError, match=f"{next(iter(given))} can be given for index='hnsw' only"):
+        Bridge(dim=2, index="exact", **given)
+
+
+def test_a_ready_index_of_ours_is_saved_like_one_made_here(tmp_path):
+    for source, name in ((HnswIndex(dim=2, M=5), "hnsw"), (ExactIndex(dim=2), "exact")):
+        bridge = Bridge(dim=2, index=source)
+        bridge.add([[1.0, 0.0], [0.0, 1.0]])
+        bridge.save(tmp_path / name)
+        again = Bridge.open(tmp_path / name)
+        assert (again.config["index"], again.config.get("M")) == (name, 5 if name == "hnsw" else None)
+        assert again.search([1.0, 0.1]) == bridge.search([1.0, 0.1])
+    with pytest.raises(ab.InvalidConfigError, match="index must have metric='cosine', got 'l2'"):
+        Bridge(dim=2, index=ExactIndex(dim=2, metric="l2"))
+
+
+def test_dimension_has_a_limit():
+    for make in (Bridge, ExactIndex, HnswIndex):
+        with pytest.raises(ab.InvalidConfigError, match="dim must be at most 1048576, got 1000000000"):
+            make(dim=10**9)
+
+
+def test_parts_and_timings_are_each_hit_list_s_own():
+    bridge = Bridge(dim=2, index="exact")
+    bridge.add([[1.0, 0.0], [0.0, 1.0]])
+    first, second = bridge.search_batch([[1.0, 0.0], [0.0, 1.0]])
+    first.parts["scaled_dot"][:] = 0.0
+    first.timings.clear()
+    assert first.scores[0] == 20.0
+    assert "total" in second.timings

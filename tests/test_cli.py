@@ -157,7 +157,7 @@ def test_defaults_in_the_help_are_the_library_s():
 
     stated = stated_defaults(index)
     assert stated.pop("vector") == "embedding"
-    signature = inspect.signature(ab.AttentionVectorBridge).parameters
+    signature = inspect.signature(HnswIndex).parameters
     assert stated == {
         name: str(signature[_GRAPH_OPTIONS[name]].default) for name in ("m", "ef_construction", "ef", "seed")
     }
@@ -701,6 +701,7 @@ def test_exit_codes_and_streams_of_a_process(folder, tmp_path):
 _INTERRUPTED = """
 import os, signal, sys, time
 import attnbridge as ab
+from attnbridge.integrations import HnswIndex
 from attnbridge.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 ab.AttentionVectorBridge.from_file = lambda *a, **o: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60))

@@ -1,6 +1,7 @@
 """Attention as functions: values by hand, float64 truth, masks, input forms, and every refusal."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -78,6 +79,7 @@ def test_attention_types_are_the_registry():
         "complexity": "O(n^2)",
         "best_for": "small sequences (<512)",
         "pairwise": True,
+        "build_space": "metric",
         "aliases": ["dot", "scaled_dot_product", "sdpa"],
         "options": {"scale": None},
     }
@@ -643,3 +645,8 @@ def test_distance_in_scikit_learn(rng):
     order = np.argsort(-products, axis=1)[:, :6]
     assert found.tolist() == order.tolist()
     np.testing.assert_allclose(distances, -np.take_along_axis(products, order, axis=1), rtol=1e-6)
+
+
+def test_distance_survives_pickling():
+    distance = pickle.loads(pickle.dumps(ab.AttentionDistance("dot", scale=2.0)))
+    assert (repr(distance), distance([1.0, 0.0], [3.0, 0.0])) == ("AttentionDistance('scaled_dot', scale=2.0)", -6.0)

@@ -3,6 +3,7 @@
 import gc
 import json
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -200,3 +201,23 @@ def test_table_refusals():
     ]:
         with pytest.raises(ab.InvalidInputError, match=message):
             Bridge.from_duckdb(con, *arguments)
+
+
+def test_ids_of_other_kinds_than_numbers_and_text_are_refused():
+    con = duckdb.connect()
+    con.execute(
+        "CREATE TABLE docs AS SELECT i % 2 = 0 AS even, i / 2 AS half, uuid() AS u, [i, 1.0] AS embedding "
+        "FROM range(4) t(i)"
+    )
+    for column in ("even", "half"):
+        with pytest.raises(ab.InvalidInputError, match=f"whole numbers or text: '{column}' of"):
+            ab.AttentionVectorBridge.from_duckdb(con, "docs", id=column)
+    assert len(ab.AttentionVectorBridge.from_duckdb(con, "docs", id="u")) == 4
+
+
+def test_ids_that_come_again_are_told():
+    con = duckdb.connect()
+    con.execute("CREATE TABLE docs AS SELECT i // 2 AS id, [i, 1.0] AS embedding FROM range(6) t(i)")
+    with pytest.warns(UserWarning, match="3 of 6 rows had an id that came again"):
+        bridge = ab.AttentionVectorBridge.from_duckdb(con, "docs")
+    assert bridge.get([0, 1, 2])[:, 0].tolist() == [1.0, 3.0, 5.0]

@@ -421,3 +421,84 @@ def test_a_writer_that_gives_up_waiting_does_not_block_readers():
         """
     )
     assert out == "read\nwritten\n"
+
+
+def test_a_child_forked_while_others_search_and_write_goes_on():
+    """The threads that held the locks are not in the child: their locks are free there."""
+    out = in_process(
+        """
+        import os, threading, warnings
+        import numpy as np, attnbridge as ab
+        warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads
+        rows = np.random.default_rng(0).standard_normal((300, 8))
+        bridge = ab.AttentionVectorBridge(dim=8, index="exact")
+        bridge.add(rows)
+        inside, leave = threading.Event(), threading.Event()
+        class Wait:
+            name, requires_tokens = "wait", False
+            def apply(self, pool):
+                inside.set()
+                leave.wait()
+        searcher = threading.Thread(target=lambda: bridge.search(rows[0], rerank=Wait()))
+        searcher.start()
+        inside.wait()
+        writer = threading.Thread(target=lambda: bridge.add(rows[:1]))  # waits for the searcher
+        writer.start()
+        while not bridge._lock._writers_waiting:
+            pass
+        child = os.fork()
+        if child == 0:
+            bridge.add(rows[:1], ids=[7000])
+            print(bridge.search(rows[3], k=1).ids, 7000 in bridge, len(bridge), flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        leave.set()
+        searcher.join()
+        writer.join()
+        print(len(bridge))
+        """
+    )
+    assert out == "[3] True 301\n301\n"
+
+
+def test_a_stage_that_writes_is_told_so():
+    bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    bridge.add([[1.0, 0.0]])
+
+    class Writing:
+        name, requires_tokens = "writing", False
+
+        def apply(self, pool):
+            bridge.add([[0.0, 1.0]])
+
+    for search in (bridge.search, lambda query, **options: bridge.search_batch([query] * 9, threads=2, **options)):
+        with pytest.raises(ab.ConcurrencyError, match="cannot be called from within a search"):
+            search([1.0, 0.0], rerank=Writing())
+    assert bridge.add([[0.0, 1.0]]) == [1]
+
+
+def test_a_batch_s_stages_may_ask_the_bridge_while_a_writer_waits():
+    out = in_process(
+        """
+        import threading
+        import numpy as np, attnbridge as ab
+        rows = np.random.default_rng(0).standard_normal((50, 4))
+        bridge = ab.AttentionVectorBridge(dim=4, index="exact")
+        bridge.add(rows)
+        writer = threading.Thread(target=lambda: bridge.add(rows[:1], ids=[900]))
+        start = threading.Lock()
+        class Asking:
+            name, requires_tokens = "asking", False
+            def apply(self, pool):
+                with start:
+                    if not writer.ident:
+                        writer.start()
+                        while not bridge._lock._writers_waiting:
+                            pass
+                bridge.get([3])  # from the calling thread and from the pool's
+        found = bridge.search_batch(rows, rerank=Asking(), threads=3)
+        writer.join()
+        print(len(found), 900 in bridge)
+        """
+    )
+    assert out == "50 True\n"

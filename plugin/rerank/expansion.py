@@ -77,5 +77,5 @@ class QueryExpansion:
         if pool.metric.name == "l2" or norms(query)[0] >= least:  # else they cancel to noise: keep the query
             queries, bias = pool.metric.prepare(query, "query")
             pool.query, pool.query_bias = queries[0], float(bias[0])
-        pool.scores = pool.logits()
+        pool.scores = np.where(pool.scores == -np.inf, -np.inf, pool.logits())  # ruled out stays ruled out
         pool.parts[self.name] = pool.scores

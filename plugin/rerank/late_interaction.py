@@ -72,5 +72,8 @@ class LateInteraction:
             matches,
         )
         matches *= size
-        pool.scores = (1.0 - self.mix) * standardise(pool.scores) + self.mix * standardise(matches)
+        ruled_out = pool.scores == -np.inf
+        before = np.where(ruled_out, np.nan, pool.scores)
+        mixed = (1.0 - self.mix) * standardise(before) + self.mix * standardise(matches)
+        pool.scores = np.where(ruled_out, -np.inf, mixed)
         pool.parts[self.name] = matches
