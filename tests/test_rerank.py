@@ -402,3 +402,26 @@ def test_stages_are_values():
     assert repr(ab.LateInteraction(mix=1)) == "LateInteraction(mix=1.0)"
     with pytest.raises(AttributeError):
         ab.LateInteraction().mix = 0.1
+
+
+@pytest.mark.parametrize("stage", [ab.QueryExpansion(top=3), ab.LateInteraction(mix=0.7), ab.LateInteraction(mix=1.0)])
+def test_what_one_stage_rules_out_the_next_does_not_bring_back(stage):
+    rng = np.random.default_rng(4)
+    rows = rng.standard_normal((30, 6))
+    tokens = [rng.standard_normal((3, 4)) for _ in range(30)]
+    bridge = ab.AttentionVectorBridge(dim=6, index="exact")
+    bridge.add(rows, tokens=tokens)
+
+    class RuleOut:
+        name, requires_tokens = "rule_out", False
+
+        def apply(self, pool):
+            pool.scores = np.where(pool.rows % 2 == 0, -np.inf, pool.scores)
+
+    reads = {"query_tokens": tokens[0]} if stage.requires_tokens else {}
+    hits = bridge.search(rows[0], k=30, rerank=[RuleOut(), stage], **reads)
+    out = np.array(hits.ids) % 2 == 0
+    assert (hits.scores[out] == -np.inf).all()
+    assert np.isfinite(hits.scores[~out]).all()
+    assert out.tolist() == [False] * 15 + [True] * 15
+    assert hits.weights[out].tolist() == [0.0] * 15
