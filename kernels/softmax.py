@@ -46,7 +46,7 @@ def maximum(logits: Any) -> Any:
     return m
 
 
-@jit
+@strict_jit
 def softmax(logits: Any, out: Any) -> Any:
     """Write out[j] = exp(logits[j] - m) / sum_i exp(logits[i] - m), m = max(logits); return the log-sum-exp.
 
@@ -67,7 +67,6 @@ def softmax(logits: Any, out: Any) -> Any:
         return m
     for j in range(n):
         out[j] = exp_nonpositive(logits[j] - m)
-    # In a loop of its own, over one array: how a sum is vectorised may depend on where a second array lies.
     total = 0.0
     for j in range(n):
         total += out[j]
