@@ -76,7 +76,7 @@ def softmax(logits: Any, out: Any) -> Any:
     return m + math.log(total)
 
 
-@jit
+@strict_jit
 def logsumexp(logits: Any) -> Any:
     """Return log(sum_j exp(logits[j])), -inf where all logits are -inf.
 
