@@ -140,6 +140,7 @@ class ExactIndex:
         self.dim = as_dim(dim)
         self._rows = Rows(self.dim, Metric(metric))
         self._labels = np.empty(0, np.int64)  # of each row
+        self._alive = np.empty(0, np.bool_)
         self._row_of: dict[int, int] = {}
         self._lock = ReadWriteLock()
 
@@ -166,8 +167,11 @@ class ExactIndex:
             for label in new:
                 if int(label) in self._row_of:
                     raise InvalidInputError(f"labels must be new, but {label} is in the index; remove it first")
-            first = self._rows.append(matrix, "vectors")
+            first = self._rows.count
+            self._rows.put(matrix, "vectors")
+            self._rows.count += len(new)
             self._labels = np.concatenate([self._labels, new])
+            self._alive = np.concatenate([self._alive, np.ones(len(new), np.bool_)])
             self._row_of |= {int(label): first + i for i, label in enumerate(new)}
 
     def remove(self, labels: npt.ArrayLike) -> None:
@@ -186,7 +190,7 @@ class ExactIndex:
             for label in gone:
                 if label not in self._row_of:
                     raise UnknownIdError(f"label {label} is not in the index")
-            self._rows.kill([self._row_of.pop(label) for label in gone])
+            self._alive[[self._row_of.pop(label) for label in gone]] = False
 
     def query(self, queries: npt.ArrayLike, n: int) -> tuple[Labels, Distances]:
         """Return the labels and distances of each query's nearest rows, nearest first.
@@ -216,7 +220,8 @@ class ExactIndex:
             k = min(n, len(self))
             if k:
                 stored = self._rows
-                rows, found = exact_search(stored.keys(), stored.metric, prepared, bias, k, stored.alive_rows())
+                alive = np.flatnonzero(self._alive)
+                rows, found = exact_search(stored.keys(), stored.metric, prepared, bias, k, alive)
                 labels[:, :k], distances[:, :k] = self._labels[rows], found
         return labels, distances
 

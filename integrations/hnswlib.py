@@ -25,7 +25,7 @@ from attnbridge.errors import (
     UnknownIdError,
 )
 from attnbridge.integrations.candidates import Distances, Labels, as_labels, check_new_labels
-from attnbridge.integrations.snapshot import load_snapshot, write_snapshot
+from attnbridge.integrations.snapshot import Snapshot, load_snapshot, write_snapshot
 from attnbridge.metric import Metric, norms
 from attnbridge.threads import ReadWriteLock, usable_threads
 from attnbridge.validation import as_count, as_dim, as_matrix
@@ -162,19 +162,31 @@ class HnswIndex:
         if self.M > 10_000:
             raise InvalidConfigError(f"M must be at most 10000, got {self.M}")
         self.ef_construction = as_count(ef_construction, "ef_construction")
-        self.ef = as_count(ef, "ef")
+        self._ef = as_count(ef, "ef")
         self.seed = as_count(seed, "seed", least=0)
         for name, value in (("ef_construction", ef_construction), ("ef", ef), ("seed", seed)):
             if value >= 2**63:
                 raise InvalidConfigError(f"{name} must fit 63 bits, got {value}")
         self.threads = usable_threads(threads)
-        self._lock = ReadWriteLock()
+        self._lock = ReadWriteLock(fork_waits=True)  # a child must not inherit half of an insertion
         self._live: set[int] = set()
         self._removed: set[int] = set()  # never used again: hnswlib would take one as an update in place
         self._longest = 0.0
         self._index = self._new_index()
         self._index.init_index(1024, M=self.M, ef_construction=self.ef_construction, random_seed=self.seed)
-        self._index.set_ef(self.ef)
+        self._index.set_ef(self._ef)
+
+    @property
+    def ef(self) -> int:
+        """Breadth of a search."""
+        return self._ef
+
+    @ef.setter
+    def ef(self, ef: int) -> None:
+        ef = as_count(ef, "ef")
+        with self._lock.write():
+            self._index.set_ef(ef)
+            self._ef = ef
 
     def _new_index(self) -> Any:
         # Unit rows under "ip" are cosine; hnswlib's own "cosine" would take zero vectors without a word.
@@ -322,11 +334,35 @@ class HnswIndex:
                 high = middle
         return low
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the graph takes, its copy of the vectors included."""
+        with self._lock.read():
+            return int(self._index.index_file_size())
+
     def __len__(self) -> int:
         return len(self._live)
 
     def __contains__(self, label: object) -> bool:
         return label in self._live
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock.read():
+            return {
+                "settings": self.settings(),
+                "threads": self.threads,
+                "graph": self._index if self._live or self._removed else None,
+                "live": self._live,
+                "removed": self._removed,
+                "longest": self._longest,
+            }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["settings"], threads=state["threads"])  # type: ignore[misc]
+        if state["graph"] is not None:
+            self._index = state["graph"]
+            self._index.set_ef(self._ef)
+        self._live, self._removed, self._longest = state["live"], state["removed"], state["longest"]
 
     def settings(self) -> dict[str, Any]:
         """Return the constructor's options.

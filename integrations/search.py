@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,11 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import IndexCorruptError, InvalidInputError
 from attnbridge.hits import Hits
-from attnbridge.integrations.candidates import CandidateSource, Distances, Labels, exact_search
-from attnbridge.integrations.hnswlib import HnswIndex
-from attnbridge.integrations.store import Store
-from attnbridge.metric import Keys, Metric
-from attnbridge.rerank import Pool, Stage, TokenRows
+from attnbridge.integrations.candidates import Distances, Labels, exact_search, exact_search_each
+from attnbridge.integrations.graph import Foreign, Graph
+from attnbridge.integrations.view import Rows, View
+from attnbridge.metric import Metric
+from attnbridge.rerank import Pool, Stage
 from attnbridge.scoring import AttentionType
 from attnbridge.threads import for_chunks
 
@@ -27,6 +28,10 @@ _CHUNK = 128
 _ROWS_PER_CANDIDATE = 30
 
 
+# With a time budget exact search looks at the clock after so many values.
+_VALUES_A_LOOK = 2_000_000
+
+
 @dataclass(frozen=True)
 class Request:
     """A checked search.
@@ -34,38 +39,59 @@ class Request:
     Parameters
     ----------
     queries : (b, d) float32
-    k, offset, candidates : int
+    k : int or None
+        None for all within the radius.
+    offset, candidates : int
     threshold : float or None
-    allowed : (m,) int64 ascending or None
-        Rows that a filter lets pass.
+    radius : float or None
+        Largest distance.
+    allowed : list of ((m,) int64 ascending or None), or None
+        Rows that each query's filter lets pass; queries that share a filter share the array.
     exclude : int
         A row never to return, or -1.
     exact : bool
+    deadline : float or None
+        Moment of `time.perf_counter` after which no step is begun.
     stages : sequence of Stage
     query_tokens : list of ((m, dt) float32, (m,) float64), or None
     threads : int
     """
 
     queries: npt.NDArray[np.float32]
-    k: int
+    k: int | None
     offset: int
     candidates: int
     threshold: float | None
-    allowed: npt.NDArray[np.int64] | None
+    radius: float | None
+    allowed: Sequence[Rows | None] | None
     exclude: int
     exact: bool
+    deadline: float | None
     stages: Sequence[Stage]
     query_tokens: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]] | None
     threads: int
 
+    def late(self) -> bool:
+        """Return whether the time is over."""
+        return self.deadline is not None and time.perf_counter() > self.deadline
+
+
+class _Found(NamedTuple):
+    """Candidates of some queries, nearest first, then -1 and inf; and for which of them all that was due was read."""
+
+    labels: Labels
+    distances: Distances
+    complete: npt.NDArray[np.bool_]
+
 
 class Searcher:
-    """One state of the store, ready to be searched.
+    """One state of a bridge, ready to be searched.
 
     Parameters
     ----------
-    store : Store
-    source : CandidateSource
+    view : View
+    source : Graph, Foreign or None
+        Where candidates come from; None reads every row.
     metric : Metric
     attention : AttentionType
     options : dict
@@ -73,79 +99,82 @@ class Searcher:
 
     def __init__(
         self,
-        store: Store,
-        source: CandidateSource,
+        view: View,
+        source: Graph | Foreign | None,
         metric: Metric,
         attention: AttentionType,
         options: dict[str, Any],
     ) -> None:
-        self.store = store
+        self.view = view
         self.source = source
         self.metric = metric
         self.attention = attention
         self.options = options
-        self.keys: Keys = store.rows.keys()
-        self.tokens: TokenRows | None = None if store.tokens is None else store.tokens.view()
 
     def run(self, request: Request) -> list[Hits]:
         """Search every query of the request."""
         prepared, bias = self.metric.prepare(request.queries, "query")
-        allowed = np.zeros(self.store.rows.count, np.bool_)
-        if request.allowed is not None:
-            allowed[request.allowed] = True
         count = len(prepared)
         out: list[Any] = [None] * count
-        chunk = max(1, min(_CHUNK, -(-count // (4 * request.threads))))
+        chunk = max(1, min(_CHUNK if request.deadline is None else 4, -(-count // (4 * request.threads))))
 
         def work(start: int, stop: int) -> None:
-            out[start:stop] = self._chunk(request, prepared[start:stop], bias[start:stop], allowed, start)
+            part = slice(start, stop)
+            if start and request.late():
+                out[part] = [self._nothing() for _ in range(start, stop)]
+            else:
+                out[part] = self._chunk(request, prepared[part], bias[part], start)
 
         for_chunks(work, count, chunk, request.threads)
         return out
 
+    def _nothing(self) -> Hits:
+        """Return the hits of a query whose turn came after the deadline."""
+        none = np.empty(0)
+        rows = np.empty(0, np.int64)
+        return Hits([], none, none, none.astype(np.float32), rows, {}, {"total": 0.0}, 0, complete=False)
+
     def _chunk(
-        self,
-        request: Request,
-        queries: npt.NDArray[np.float32],
-        bias: npt.NDArray[np.float64],
-        allowed: npt.NDArray[np.bool_],
-        first: int,
+        self, request: Request, queries: npt.NDArray[np.float32], bias: npt.NDArray[np.float64], first: int
     ) -> list[Hits]:
         started = time.perf_counter()
-        raw = request.queries[first : first + len(queries)]
-        labels, distances = self._candidates(request, raw, queries, bias, allowed)
-        counts = (labels >= 0).sum(axis=1)
+        search = _ChunkSearch(self, request, queries, bias, first)
+        found = search.candidates() if request.radius is None else search.within(request.radius)
+        counts = (found.labels >= 0).sum(axis=1)
+        self.view.check_rows(found.labels[found.labels >= 0])
         timings = {"candidates": (time.perf_counter() - started) / len(queries)}
-        if request.stages:
-            return [
-                self._staged(
-                    request,
-                    queries[i],
-                    float(bias[i]),
-                    labels[i, : counts[i]],
-                    distances[i],
-                    timings,
-                    first + i,
-                )
-                for i in range(len(queries))
-            ]
-        return self._plain(request, queries, bias, labels, distances, counts, timings)
+        if not request.stages:
+            return self._plain(request, queries, bias, found, counts, timings)
+        return [
+            self._staged(
+                request,
+                queries[i],
+                float(bias[i]),
+                found.labels[i, : counts[i]],
+                found.distances[i],
+                bool(found.complete[i]),
+                timings,
+                first + i,
+            )
+            for i in range(len(queries))
+        ]
 
     def _plain(
         self,
         request: Request,
         queries: npt.NDArray[np.float32],
         bias: npt.NDArray[np.float64],
-        labels: Labels,
-        distances: Distances,
+        found: _Found,
         counts: npt.NDArray[np.int64],
         timings: dict[str, float],
     ) -> list[Hits]:
         """Rank by the attention's logit alone, in one fused call."""
         started = time.perf_counter()
-        shape = (len(queries), min(request.offset + request.k, labels.shape[1]))
+        labels, distances, complete = found
+        most = labels.shape[1] if request.k is None else min(request.offset + request.k, labels.shape[1])
+        shape = (len(queries), most)
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
-        self.attention.rerank(queries, bias, self.keys, labels, counts, self.options, positions, logits, weights)
+        self.attention.rerank(queries, bias, self.view.keys, labels, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
         timings["total"] = sum(timings.values())
         # Gathered for the whole chunk: a dozen numpy calls for each query would cost as much as its ranking.
@@ -166,6 +195,8 @@ class Searcher:
                     {name: scores.copy()},
                     dict(timings),
                     count,
+                    payload=partial(self.view.records, rows[i, window]),
+                    complete=bool(complete[i]),
                 )
             )
         return out
@@ -177,19 +208,26 @@ class Searcher:
         bias: float,
         rows: Labels,
         distances: Distances,
+        complete: bool,
         timings: dict[str, float],
         number: int,
     ) -> Hits:
         """Rank by the attention's logit, then by each stage in turn."""
         timings = dict(timings)
         started = time.perf_counter()
-        pool = Pool(query, bias, self.metric, self.keys, rows, np.empty(0), self.attention, self.options, self.tokens)
+        view = self.view
+        pool = Pool(query, bias, self.metric, view.keys, rows, np.empty(0), self.attention, self.options, view.tokens)
         if request.query_tokens is not None:
             pool.query_tokens, pool.query_token_weights = request.query_tokens[number]
         pool.scores = pool.logits()
         parts = {self.attention.name: pool.scores.copy()}
         timings["rerank"] = time.perf_counter() - started
         for stage in request.stages if len(rows) else ():
+            if request.late():
+                complete = False
+                break
+            if stage.requires_tokens:
+                view.check_tokens(rows)
             started = time.perf_counter()
             pool.parts = {}
             stage.apply(pool)
@@ -202,7 +240,7 @@ class Searcher:
                 parts[name if part == stage.name else part] = np.array(values, np.float64)
         weights = np.empty(len(rows))
         kernels.softmax(pool.scores, weights)
-        best = np.empty(min(len(rows), request.offset + request.k), np.int64)
+        best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(pool.scores, rows, best)
         window = best[request.offset : self._last(request, len(best), pool.scores[best])]
         timings["total"] = sum(timings.values())
@@ -215,10 +253,12 @@ class Searcher:
             {name: values[window] for name, values in parts.items()},
             timings,
             len(rows),
+            payload=partial(view.records, rows[window]),
+            complete=complete,
         )
 
     def _ids(self, rows: npt.NDArray[np.int64]) -> list[Any]:
-        ids = self.store.ids
+        ids = self.view.ids
         return [ids[row] for row in rows.tolist()]
 
     @staticmethod
@@ -228,81 +268,216 @@ class Searcher:
             return count
         return int((scores[:count] >= request.threshold).sum())
 
-    def _candidates(
+
+class _ChunkSearch:
+    """The search for the candidates of a chunk of queries."""
+
+    def __init__(
         self,
+        searcher: Searcher,
         request: Request,
-        raw: npt.NDArray[np.float32],
         queries: npt.NDArray[np.float32],
         bias: npt.NDArray[np.float64],
-        allowed: npt.NDArray[np.bool_],
-    ) -> tuple[Labels, Distances]:
-        """Return up to `candidates` rows for each query, nearest first, then -1."""
-        live = len(self.store)
-        n = min(request.candidates + (request.exclude >= 0), live)  # k may be any number
+        first: int,
+    ) -> None:
+        self.view, self.source, self.metric = searcher.view, searcher.source, searcher.metric
+        self.request, self.queries, self.bias = request, queries, bias
+        self.raw = request.queries[first : first + len(queries)]
+        allowed = request.allowed
+        self.allowed: Sequence[Rows | None] = (
+            [None] * len(queries) if allowed is None else allowed[first : first + len(queries)]
+        )
+        self.complete = np.ones(len(queries), np.bool_)
+
+    def candidates(self) -> _Found:
+        """Return up to `candidates` rows for each query."""
+        return self._nearest(range(len(self.queries)), self.request.candidates)
+
+    def within(self, radius: float) -> _Found:
+        """Return each query's rows within the radius, asking for more and more until one lies beyond."""
+        found = []
+        for i in range(len(self.queries)):
+            n = self.request.candidates
+            while True:
+                one = self._nearest([i], n)
+                inside = int((one.distances[0] <= radius).sum())
+                if inside < one.labels.shape[1] or n >= self.view.live or self.request.late():
+                    break
+                n *= 4
+            self.complete[i] &= inside < one.labels.shape[1] or n >= self.view.live
+            found.append((one.labels[0, :inside], one.distances[0, :inside]))
+        width = max((len(labels) for labels, _ in found), default=0)
+        labels, distances = _padding(len(found), width)
+        for i, (inner, near) in enumerate(found):
+            labels[i, : len(inner)], distances[i, : len(inner)] = inner, near
+        return _Found(labels, distances, self.complete)
+
+    def _nearest(self, which: Sequence[int], n: int) -> _Found:
+        """Return up to n rows for each of the queries named."""
+        request, live = self.request, self.view.live
+        excluding = int(request.exclude >= 0)
+        most = n
+        n = min(n + excluding, live)  # k may be any number
         if n == 0:
-            return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        passing, last = live, min(request.offset + request.k + (request.exclude >= 0), n) - 1
-        fetch = min(n + (last == n - 1), live)  # one beyond the last hit, to see whether that is tied with it
-        if request.allowed is not None:
-            passing = len(request.allowed)
-            fetch = min(int(1.5 * n * live / max(passing, 1)) + 1, live)
-        if request.exact or passing < min(live, _ROWS_PER_CANDIDATE * fetch):
-            labels, distances = self._exact(request, queries, bias, n)
-        else:
-            labels, distances = self._query_source(raw, fetch)
-            if request.allowed is not None:
-                labels, distances = _kept(labels, distances, (labels >= 0) & allowed[labels], n)
-            # Read the rows where the graph did not lead to enough of them, or to the last hit's equals only: of more
-            # equal rows than it returns it picks any, and ties go by order of insertion.
-            tied = (distances[:, -1] == distances[:, last]) & (last < distances.shape[1] - 1)
-            few = (labels >= 0).sum(axis=1) < min(n, passing)
-            if labels.shape[1] > n:
-                labels, distances = np.ascontiguousarray(labels[:, :n]), np.ascontiguousarray(distances[:, :n])
-            short = np.flatnonzero(few | tied)
-            if len(short):
-                labels[short], distances[short] = self._exact(request, queries[short], bias[short], n)
-        if request.exclude >= 0:
+            return _Found(*_padding(len(which), 0), self.complete[which])
+        wanted = n if request.k is None else min(request.offset + request.k + excluding, n)
+        exact, groups = [], dict[int, list[int]]()  # by how many the index is asked for
+        for place, i in enumerate(which):
+            fetch = self._fetch(i, n, wanted)
+            if fetch is None:
+                exact.append(place)
+            else:
+                groups.setdefault(fetch, []).append(place)
+        numbers = np.asarray(which)
+        labels, distances = _padding(len(which), n)
+        for fetch, places in groups.items():
+            labels[places], distances[places], poor = self._by_index(numbers[places], fetch, n, wanted)
+            if request.late():
+                self.complete[numbers[places][poor]] = False
+            else:
+                exact.extend(np.array(places)[poor].tolist())
+        if exact:
+            labels[exact], distances[exact] = self._exact(numbers[exact], n)
+        if excluding:
             keep = (labels >= 0) & (labels != request.exclude)
-            labels, distances = _kept(labels, distances, keep, min(n, request.candidates))
+            labels, distances = _kept(labels, distances, keep, min(n, most))
+        return _Found(labels, distances, self.complete[numbers])
+
+    def _fetch(self, i: int, n: int, wanted: int) -> int | None:
+        """Return how many rows to ask the index for, or None where reading the rows costs less."""
+        live, rows = self.view.live, self.allowed[i]
+        if self.request.exact or self.source is None or not self.source.ready:
+            return None
+        if rows is None:
+            return min(n + (wanted == n), live)  # one beyond the last hit, to see whether that is tied with it
+        # In steps of a quarter, so that queries with filters alike go to the index together.
+        share = 1.5 * live / max(len(rows), 1)
+        fetch = int(n * 1.25 ** np.ceil(np.log(share) / np.log(1.25))) + 1
+        return None if len(rows) < _ROWS_PER_CANDIDATE * fetch else min(fetch, live)
+
+    def _by_index(
+        self, which: npt.NDArray[np.int64], fetch: int, n: int, wanted: int
+    ) -> tuple[Labels, Distances, npt.NDArray[np.bool_]]:
+        """Return n candidates of each query from index and tail, and for which queries the rows must be read."""
+        assert self.source is not None
+        bound = min(self.source.linked, self.view.count)  # before the query: what is linked meanwhile is tail
+        labels, distances = self._ask(self.raw[which], fetch)
+        keep = (labels >= 0) & (labels < bound)
+        dropped = (labels >= bound).any(axis=1)
+        keep &= self.view.alive[np.where(keep, labels, 0)]
+        filtered = [self.allowed[i] for i in which]
+        passing = np.array([self.view.live if rows is None else len(rows) for rows in filtered])
+        mask, masked = np.empty(0, np.bool_), None
+        for place, rows in enumerate(filtered):
+            if rows is None:
+                continue
+            if rows is not masked:
+                mask, masked = np.zeros(self.view.count, np.bool_), rows
+                mask[rows] = True
+            keep[place] &= mask[np.where(keep[place], labels[place], 0)]
+        if not keep.all():
+            labels, distances = _kept(labels, distances, keep, fetch)
+        if bound < self.view.count:
+            labels, distances = self._with_tail(which, labels, distances, bound, fetch)
+        # Read the rows where the graph did not lead to enough of them, or to the last hit's equals only: of more equal
+        # rows than it returns it picks any, and ties go by order of insertion.
+        last = wanted - 1
+        found = (labels >= 0).sum(axis=1)
+        end = np.maximum(np.minimum(found - 1, max(n - 1, wanted)), 0)
+        tied = (found > wanted) & (np.take_along_axis(distances, end[:, None], 1)[:, 0] == distances[:, last])
+        few = found < np.minimum(np.where(dropped, wanted, n), passing)
+        return labels[:, :n], distances[:, :n], few | tied
+
+    def _ask(self, queries: npt.NDArray[np.float32], fetch: int) -> tuple[Labels, Distances]:
+        assert self.source is not None
+        labels, distances = self.source.query(queries, fetch)
+        if isinstance(self.source, Foreign):
+            return _checked(self.source, labels, distances, (len(queries), fetch))
         return labels, distances
 
-    def _exact(
-        self, request: Request, queries: npt.NDArray[np.float32], bias: npt.NDArray[np.float64], n: int
+    def _with_tail(
+        self, which: npt.NDArray[np.int64], labels: Labels, distances: Distances, bound: int, n: int
     ) -> tuple[Labels, Distances]:
-        rows = self.store.rows.alive_rows() if request.allowed is None else request.allowed
-        return exact_search(self.keys, self.metric, queries, bias, n, rows)
+        """Merge what the index found with the nearest of the rows that it does not hold yet."""
+        tail = bound + np.flatnonzero(self.view.alive[bound:])
+        lists: list[Rows] = []
+        for i in which:
+            rows = self.allowed[i]
+            lists.append(tail if rows is None else rows[np.searchsorted(rows, bound) :])
+        self.view.check_rows(tail)
+        return _merged((labels, distances), self._read(which, lists, n), n)
 
-    def _query_source(self, queries: npt.NDArray[np.float32], n: int) -> tuple[Labels, Distances]:
-        if isinstance(self.source, HnswIndex):
-            labels, distances = self.source.query(queries, n, threads=1)  # the chunks are what runs in parallel
-        else:
-            labels, distances = self._checked(*self.source.query(queries, n), (len(queries), n))
-        if self.store.rows.dead:
-            gone = (labels >= 0) & ~self.store.rows.alive[labels]
-            if gone.any():  # a write was broken off between store and source, or the source deletes late
-                return _kept(labels, distances, (labels >= 0) & ~gone, n)
-        return labels, distances
+    def _exact(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
+        """Return the n nearest of all the rows that each query may find."""
+        lists = [self.allowed[i] for i in which]
+        if self.request.deadline is None:
+            self._check(lists)
+            return self._read(which, lists, n)
+        everything = self.view.live_rows
+        rows = [everything if given is None else given for given in lists]
+        step = max(1, _VALUES_A_LOOK // self.view.keys.data.shape[1])
+        found = _padding(len(which), n)
+        for start in range(0, max(len(r) for r in rows), step):
+            if start and self.request.late():
+                self.complete[which] &= np.array([len(r) <= start for r in rows])
+                break
+            parts = [r[start : start + step] for r in rows]
+            self._check(parts)
+            found = _merged(found, self._read(which, parts, n), n)
+        return found
 
-    def _checked(self, labels: Any, distances: Any, shape: tuple[int, int]) -> tuple[Labels, Distances]:
-        """Hold what a source of the user's own returned against the protocol."""
-        name, count = f"{type(self.source).__name__}.query", self.store.rows.count
-        labels, distances = np.asarray(labels), np.asarray(distances, np.float32)
-        if labels.shape != shape or distances.shape != shape or labels.dtype.kind not in "iu":
-            raise IndexCorruptError(
-                f"{name} must return whole-number labels and distances of shape {shape}, got {labels.dtype} "
-                f"{labels.shape} and {distances.shape}"
-            )
-        labels = labels.astype(np.int64)
-        if labels.size and labels.max() >= count:
-            raise IndexCorruptError(
-                f"{name} returned label {labels.max()}, but only {count} rows were added; labels must be those given "
-                "to add"
-            )
-        ordered = np.sort(labels, axis=1)
-        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        if twice.any():
-            raise IndexCorruptError(f"{name} returned label {ordered[:, 1:][twice][0]} twice for one query")
-        return _kept(labels, distances, labels >= 0, shape[1])
+    def _check(self, lists: Sequence[Rows | None]) -> None:
+        """Verify the rows that are going to be read."""
+        if self.view.guard is not None:
+            last: Rows | None = np.empty(0, np.int64)
+            for rows in lists:
+                if rows is not last:
+                    self.view.check_rows(rows)
+                last = rows
+
+    def _read(self, which: npt.NDArray[np.int64], lists: Sequence[Rows | None], n: int) -> tuple[Labels, Distances]:
+        """Return the n nearest of each query's rows (None: all that live)."""
+        everything = None if self.view.live == self.view.count else self.view.live_rows
+        queries, bias = self.queries[which], self.bias[which]
+        first = lists[0]
+        if all(rows is first for rows in lists):
+            rows = everything if first is None else first
+            return exact_search(self.view.keys, self.metric, queries, bias, n, rows)
+        each = [self.view.live_rows if rows is None else rows for rows in lists]
+        return exact_search_each(self.view.keys, self.metric, queries, bias, n, each)
+
+
+def _padding(count: int, n: int) -> tuple[Labels, Distances]:
+    return np.full((count, n), -1, np.int64), np.full((count, n), np.inf, np.float32)
+
+
+def _merged(a: tuple[Labels, Distances], b: tuple[Labels, Distances], n: int) -> tuple[Labels, Distances]:
+    """Return the n nearest of two lists of each query, ties by the smaller label."""
+    labels, distances = np.concatenate([a[0], b[0]], axis=1), np.concatenate([a[1], b[1]], axis=1)
+    order = np.lexsort((labels, distances), axis=1)[:, :n]
+    return np.take_along_axis(labels, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def _checked(source: Foreign, labels: Any, distances: Any, shape: tuple[int, int]) -> tuple[Labels, Distances]:
+    """Hold what a source of the user's own returned against the protocol."""
+    name = f"{type(source.source).__name__}.query"
+    labels, distances = np.asarray(labels), np.asarray(distances, np.float32)
+    if labels.shape != shape or distances.shape != shape or labels.dtype.kind not in "iu":
+        raise IndexCorruptError(
+            f"{name} must return whole-number labels and distances of shape {shape}, got {labels.dtype} "
+            f"{labels.shape} and {distances.shape}"
+        )
+    labels = labels.astype(np.int64)
+    if labels.size and labels.max() >= source.linked:
+        raise IndexCorruptError(
+            f"{name} returned label {labels.max()}, but only {source.linked} rows were added; labels must be those "
+            "given to add"
+        )
+    ordered = np.sort(labels, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if twice.any():
+        raise IndexCorruptError(f"{name} returned label {ordered[:, 1:][twice][0]} twice for one query")
+    return _kept(labels, distances, labels >= 0, shape[1])
 
 
 def _checked_scores(scores: Any, count: int, name: str) -> npt.NDArray[np.float64]:

@@ -1,84 +1,37 @@
-"""What a bridge keeps of its documents: rows, ids and token vectors."""
+"""What a bridge keeps of its documents: rows, ids, token vectors and payload."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.errors import DimensionMismatchError, InvalidInputError, InvalidMaskError, UnknownIdError
+from attnbridge.errors import DimensionMismatchError, IndexCorruptError, InvalidInputError, UnknownIdError
 from attnbridge.hits import Id
-from attnbridge.integrations.rows import Rows, Tokens
+from attnbridge.integrations.arrays import load_array
+from attnbridge.integrations.inputs import id_list
+from attnbridge.integrations.rows import Rows, Tokens, grown
+from attnbridge.integrations.snapshot import Snapshot
+from attnbridge.integrations.view import Guard, View
 from attnbridge.metric import Metric
-from attnbridge.validation import as_floats, as_mask, as_matrix, require_finite
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def _plain(values: Any) -> Any:
-    """Return the columns of numpy, pandas, pyarrow and polars as lists, anything else as it is."""
-    for convert in ("tolist", "to_pylist", "to_list"):
-        if hasattr(values, convert):
-            return getattr(values, convert)()
-    return values
-
-
-def id_list(ids: Any) -> list[Id]:
-    """Return ids as a list of Python str and int; one id alone is a list of one."""
-    ids = _plain(ids)
-    if isinstance(ids, str | int):
-        ids = [ids]
-    if not isinstance(ids, Iterable) or isinstance(ids, bytes | bytearray):
-        raise InvalidInputError(f"ids must be a list of str or int, got {type(ids).__name__}")
-    out: list[Id] = []
-    for position, value in enumerate(ids):
-        if isinstance(value, np.generic):
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise InvalidInputError(
-                f"ids must be str or int: position {position} is {value!r} ({type(value).__name__}); "
-                "convert it with str()"
-            )
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise InvalidInputError(f"ids must fit 64 bits: position {position} is {value}; use a str")
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise InvalidInputError(f"ids must be text in Unicode: position {position} is {value!r}") from None
-        out.append(str.__str__(value) if isinstance(value, str) else int(value))  # a str or int also of an enum
-    return out
-
-
-def is_one_id(ids: Any) -> bool:
-    """Return whether `ids` is one id, not a list of them."""
-    return isinstance(ids, str | int | np.integer) and not isinstance(ids, bool)
-
-
-def token_list(tokens: Any, count: int, dim: int | None) -> list[npt.NDArray[np.float16]]:
-    """Return `count` checked arrays (n_i, dt) as float16; None stands for a document without tokens."""
-    if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray):
-        raise InvalidInputError(f"tokens must be a list of arrays (n_i, dt), got {type(tokens).__name__}")
-    if len(tokens) != count:
-        raise DimensionMismatchError(f"tokens must have one array for each of {count} vectors, got {len(tokens)}")
-    out = []
-    for i, given in enumerate(tokens):
-        array = as_matrix([] if given is None else given, f"tokens[{i}]")
-        if len(array) and dim is not None and array.shape[1] != dim:
-            raise DimensionMismatchError(
-                f"tokens must have one dimension: tokens[{i}] has {array.shape[1]}, those before have {dim}"
-            )
-        dim = array.shape[1] if len(array) else dim
-        with np.errstate(over="ignore"):
-            half = array.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise InvalidInputError(f"tokens must fit float16 (up to 65504): tokens[{i}] does not; rescale it")
-        out.append(half)
-    return [half if len(half) else half.reshape(0, dim or 0) for half in out]
+    from attnbridge.integrations.payload import Payload
+    from attnbridge.integrations.where import Matcher
 
 
 class Store:
-    """Rows, ids and tokens of the documents; a row's number is its label in the index.
+    """The documents; a row's number is its label in the index.
+
+    Rows are only ever appended: an upsert is a new row and the death of the old one. Every write ends by putting a new
+    `View` in place of the old, in one assignment; searches go on with the one that they hold. One thread writes at a
+    time (the bridge sees to that), any number read.
 
     Parameters
     ----------
@@ -87,12 +40,64 @@ class Store:
     """
 
     def __init__(self, dim: int, metric: Metric) -> None:
-        self.rows = Rows(dim, metric)
-        self.tokens: Tokens | None = None
-        self.ids: list[Id | None] = []  # of each row, None where it is dead
-        self.row_of: dict[Id, int] = {}
+        self._rows = Rows(dim, metric)
+        self._tokens: Tokens | None = None
+        self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+        self._ids: list[Id] = []
+        self._row_of: dict[Id, int] = {}
         self._kind: type | None = None
         self._next_id = 0
+        self._matcher: Matcher | None = None
+        self.lock = threading.Lock()  # held for moments: by writers while they publish, by readers of ids
+        self.view = View(self._rows.keys(), self._alive, 0, self._ids, None, None, None)
+
+    @property
+    def token_dim(self) -> int | None:
+        """Dimension of a token vector, None where no tokens are stored."""
+        return None if self._tokens is None else self._tokens.dim
+
+    @property
+    def metric(self) -> Metric:
+        """The rows' metric."""
+        return self._rows.metric
+
+    # ---- reading
+
+    def __len__(self) -> int:
+        return self.view.live
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._row_of
+
+    def rows_of(self, ids: Sequence[Id]) -> tuple[View, list[int]]:
+        """Return the present view and the rows that ids name there; an unknown id is an error that names it."""
+        with self.lock:
+            view, rows = self.view, [self._row_of.get(id) for id in ids]
+        found = []
+        for id, row in zip(ids, rows, strict=True):
+            if row is None:
+                kind = self._kind.__name__ if self._kind else "no"
+                raise UnknownIdError(f"id {id!r} is not in the index, which holds {view.live} rows with {kind} ids")
+            found.append(row)
+        return view, found
+
+    def allowed_rows(
+        self, filters: Sequence[npt.NDArray[np.bool_] | list[Id]], view: View | None
+    ) -> tuple[View, list[npt.NDArray[np.int64]]]:
+        """Return a view, the present one where none is given, and the rows that each filter lets pass there."""
+        with self.lock:
+            view = view or self.view
+            return view, [view.allowed_rows(filter, self._row_of) for filter in filters]
+
+    def matching_rows(self, where: Any, params: Any, view: View) -> npt.NDArray[np.int64]:
+        """Return the rows, ascending, for which a SQL expression over the payload is true."""
+        from attnbridge.integrations.payload import Payload
+        from attnbridge.integrations.where import Matcher
+
+        if self._matcher is None:
+            self._matcher = Matcher(self._ids)
+        payload = Payload.empty(view.count) if view.payload is None else view.payload
+        return np.flatnonzero(self._matcher.mask(where, params, payload, view.alive))
 
     def new_ids(self, ids: Any, count: int) -> list[Id]:
         """Return checked ids for `count` vectors, numbering on where none are given."""
@@ -115,155 +120,296 @@ class Store:
                 )
         return out
 
-    def append(
+    # ---- writing
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Undo whatever was begun where an error or Ctrl-C comes before the new view is in place."""
+        try:
+            yield
+        except BaseException:
+            self.restore()
+            raise
+
+    def restore(self) -> None:
+        """Go back to the present view, forgetting what a write that was broken off has left."""
+        view = self.view
+        self._rows.count = view.count
+        del self._ids[view.count :]
+        rows = view.live_rows.tolist()
+        self._row_of.clear()
+        self._row_of.update(zip((self._ids[row] for row in rows), rows, strict=True))
+        if not view.count:
+            self._kind = None
+        if view.tokens is None:
+            self._tokens = None
+        elif self._tokens is not None:
+            self._tokens.cut(view.tokens)
+
+    def _publish(self, alive: npt.NDArray[np.bool_], killed: int, payload: "Payload | None") -> None:
+        self._alive = alive
+        count = self._rows.count
+        self.view = View(
+            self._rows.keys(),
+            alive[:count],
+            self.view.live + count - self.view.count - killed,
+            self._ids,
+            None if self._tokens is None else self._tokens.view(),
+            payload,
+            self.view.guard,
+        )
+
+    def add(
         self,
+        ids: Sequence[Id],
         vectors: npt.NDArray[np.float32],
         tokens: list[npt.NDArray[np.float16]] | None,
-    ) -> npt.NDArray[np.int64]:
-        """Append rows that are dead until `publish`, and return their numbers.
+        payload: "Payload | None",
+    ) -> list[int]:
+        """Append rows under distinct ids, and return the rows that they replace; `payload` is that of all rows."""
+        view, start, count = self.view, self.view.count, len(vectors)
+        with self._writing():
+            if view.guard is not None:  # what is mapped is copied now, and so must be sound
+                view.check_rows()
+                view.check_tokens()
+            self._rows.put(vectors, "vectors")
+            self._put_tokens(tokens, start, count)
+            alive = grown(self._alive, start, count)
+            alive[start : start + count] = True
+            del self._ids[start:]
+            self._ids.extend(ids)
+            with self.lock:
+                replaced = [self._row_of[id] for id in ids if id in self._row_of]
+                if replaced:
+                    alive = alive.copy()
+                    alive[replaced] = False
+                self._row_of.update(zip(ids, range(start, start + count), strict=True))
+                self._learn_kind(ids)
+                self._rows.count = start + count
+                self._publish(alive, len(replaced), payload)
+        return replaced
 
-        An append that Ctrl-C broke off leaves dead rows at most: what lags behind is filled up by the next one.
-        """
-        first = self.rows.append(vectors, "vectors", alive=False)
-        self.ids.extend([None] * (self.rows.count - len(self.ids)))
+    def appended(self, table: "pa.Table | None", count: int) -> "Payload | None":
+        """Return the payload with that of so many rows more; what does not fit is refused."""
+        payload = self.view.payload
+        if payload is None:
+            if table is None:
+                return None
+            from attnbridge.integrations.payload import Payload
+
+            payload = Payload.empty(self.view.count)
+        return payload.append(table, count)
+
+    def _put_tokens(self, tokens: list[npt.NDArray[np.float16]] | None, start: int, count: int) -> None:
         if tokens is not None:
             with_tokens = [t for t in tokens if len(t)]
-            if self.tokens is None and with_tokens:
-                self.tokens = Tokens(with_tokens[0].shape[1])
-            if self.tokens is not None:
-                self.tokens.append(tokens, first)
-        if self.tokens is not None:
-            self.tokens.skip_to(self.rows.count)
-        return np.arange(first, self.rows.count)
+            if self._tokens is None and with_tokens:
+                self._tokens = Tokens(with_tokens[0].shape[1])
+            if self._tokens is not None:
+                self._tokens.append(tokens, start)
+        if self._tokens is not None:
+            self._tokens.skip_to(start + count)
 
-    def publish(self, ids: Sequence[Id], rows: npt.NDArray[np.int64]) -> list[int]:
-        """Bring rows to life under ids, and return the rows that this replaces."""
-        replaced = []
-        for id, row in zip(ids, rows.tolist(), strict=True):
-            old = self.row_of.get(id)
-            if old is not None:
-                replaced.append(old)
-                self.ids[old] = None
-            self.row_of[id] = row
-            self.ids[row] = id
+    def _learn_kind(self, ids: Sequence[Id]) -> None:
         if ids:
             self._kind = type(ids[0])
         if self._kind is int:
             self._next_id = max([self._next_id, *(int(id) + 1 for id in ids)])
-        self.rows.revive(rows)
-        self.rows.kill(replaced)
-        return replaced
 
-    def forget(self, ids: Sequence[Id]) -> list[int]:
-        """Take ids out, and return their rows."""
-        rows = self.rows_of(ids)
-        for id, row in zip(ids, rows, strict=True):
-            if self.row_of.pop(id, None) is not None:
-                self.ids[row] = None
-        rows = sorted(set(rows))
-        self.rows.kill(rows)
-        return rows
+    def kill(self, ids: Sequence[Id], rows: Sequence[int]) -> None:
+        """Take distinct ids out, whose rows are given."""
+        with self._writing():
+            alive = self._alive.copy()
+            alive[rows] = False
+            with self.lock:
+                for id in ids:
+                    del self._row_of[id]
+                self._publish(alive, len(rows), self.view.payload)
 
-    def rows_of(self, ids: Sequence[Id]) -> list[int]:
-        """Return the rows that ids name; an unknown id is an error that names it."""
-        rows = []
-        for id in ids:
-            row = self.row_of.get(id)
-            if row is None:
-                kind = self._kind.__name__ if self._kind else "no"
-                raise UnknownIdError(f"id {id!r} is not in the index, which holds {len(self)} rows with {kind} ids")
-            rows.append(row)
-        return rows
+    def skip(self, count: int) -> None:
+        """Append dead rows, so that their numbers are not used again."""
+        start = self.view.count
+        payload = self.appended(None, count)
+        with self._writing():
+            self._rows.put(np.ones((count, self._rows.dim), np.float32), "vectors")
+            self._put_tokens(None, start, count)
+            alive = grown(self._alive, start, count)
+            alive[start : start + count] = False
+            del self._ids[start:]
+            self._ids.extend([0 if self._kind is int else ""] * count)
+            self._rows.count = start + count
+            self._publish(alive, count, payload)
 
-    def allowed_rows(self, filter: Any) -> npt.NDArray[np.int64]:
-        """Return the rows, ascending, that a mask over the live rows or a list of ids lets pass."""
-        if not isinstance(filter, np.ndarray):
-            filter = _plain(filter)
-        if isinstance(filter, np.ndarray):
-            is_mask = filter.dtype == np.bool_
-        else:
-            is_mask = (
-                isinstance(filter, Sequence)
-                and len(filter) > 0
-                and all(isinstance(value, bool | np.bool_) for value in filter)
-            )
-        if is_mask:
-            live = np.flatnonzero(self.rows.alive)
-            return live[as_mask(filter, "filter", len(self))]
-        try:
-            named = id_list(filter)
-        except InvalidInputError as error:
-            raise InvalidMaskError(f"filter must be a boolean mask or a list of ids: {error}") from error
-        rows = [self.row_of[id] for id in named if id in self.row_of]
-        return np.unique(np.array(rows, np.int64))
+    def updated(self, rows: Sequence[int], table: "pa.Table") -> "Payload":
+        """Return the payload with other values in distinct rows; what does not fit is refused."""
+        from attnbridge.integrations.payload import Payload
 
-    def __len__(self) -> int:
-        return len(self.row_of)
+        payload = self.view.payload or Payload.empty(self.view.count)
+        return payload.update(np.array(rows, np.int64), table)
+
+    def set_payload(self, payload: "Payload") -> None:
+        """Put a payload in place of the old one."""
+        self._publish(self._alive, 0, payload)
+
+    def compacted(self, view: View) -> "Store":
+        """Return a store of the rows that are alive in a view, in their order."""
+        rows = view.live_rows
+        view.check_tokens()
+        made = Store(self._rows.dim, self.metric)
+        made._kind, made._next_id = self._kind, self._next_id
+        tokens = None if view.tokens is None else [view.tokens_of(row) for row in rows.tolist()]
+        payload = None if view.payload is None else view.payload.take(rows)
+        made.add([view.ids[row] for row in rows.tolist()], view.vectors(rows), tokens, payload)
+        return made
+
+    def catch_up(self, before: View, store: "Store") -> list[int]:
+        """Do to a compacted store what was done to its model since; return which of its rows died."""
+        now = store.view
+        new = before.count + np.flatnonzero(now.alive[before.count :])
+        tokens = None if now.tokens is None else [now.tokens_of(row) for row in new.tolist()]
+        payload = None
+        if now.payload is not None:
+            payload = now.payload.take(np.concatenate([before.live_rows, new]))
+        count = self.view.count
+        gone = self.add([now.ids[row] for row in new.tolist()], now.vectors(new), tokens, payload)
+        died = np.flatnonzero(before.alive & ~now.alive[: before.count])
+        ids = [now.ids[row] for row in died.tolist()]
+        left = [id for id in ids if self._row_of[id] < count]  # the others are rows that an upsert replaced
+        rows = [self._row_of[id] for id in left]
+        self.kill(left, rows)
+        self._kind, self._next_id = store._kind, store._next_id
+        return gone + rows
+
+    def emptied(self) -> "Store":
+        """Return an empty store that numbers on."""
+        made = Store(self._rows.dim, self.metric)
+        made._next_id = self._next_id
+        return made
+
+    # ---- disk and pickle
 
     def files(self) -> dict[str, Callable[[Path], None]]:
         """Return the files that hold the store, each with the function that writes it."""
+        view, terms = self.view, self._rows.terms
+        view.check_rows()
+        view.check_tokens()
 
         def write_ids(path: Path) -> None:
+            alive = view.alive.tolist()
+            ids = [id if live else None for id, live in zip(view.ids[: view.count], alive, strict=True)]
             with path.open("w", encoding="utf-8") as file:
-                json.dump({"next": self._next_id, "ids": self.ids}, file)
+                json.dump({"next": self._next_id, "ids": ids}, file)
 
         files: dict[str, Callable[[Path], None]] = {
-            "rows.npy": lambda path: np.save(path, self.rows.data),
+            "rows.npy": lambda path: np.save(path, view.keys.data),
             "ids.json": write_ids,
         }
-        if self.tokens is not None:
-            tokens = self.tokens
-            files["tokens.npy"] = lambda path: np.save(path, tokens.data)
-            files["token_lengths.npy"] = lambda path: np.save(path, tokens.view().lengths)
+        if terms is not None:
+            files["terms.npy"] = lambda path: np.save(path, terms)
+        if view.tokens is not None:
+            tokens = view.tokens
+            files["tokens.npy"] = lambda path: np.save(path, tokens.data.view(np.float16))
+            files["token_lengths.npy"] = lambda path: np.save(path, tokens.lengths)
+        if view.payload is not None:
+            files["payload.parquet"] = view.payload.write
         return files
 
     @classmethod
-    def read(cls, snapshot: Path, files: Iterable[str], metric: Metric, mmap: bool) -> "Store":
+    def read(cls, snapshot: Snapshot, dim: int, metric: Metric, mmap: bool) -> "Store":
         """Read the files that `files` wrote; memory-mapped ones are copy-on-write, like arrays of our own."""
-        mode = "c" if mmap else None
-        stored = json.loads((snapshot / "ids.json").read_text(encoding="utf-8"))
-        ids = stored["ids"]
-        data = _load(snapshot / "rows.npy", mode)
-        store = cls(data.shape[1], metric)
-        alive = np.array([id is not None for id in ids], np.bool_)
-        store.rows = Rows.wrap(data, alive, metric, str(snapshot / "rows.npy"))
-        store.ids = ids
-        store.row_of = {id: row for row, id in enumerate(ids) if id is not None}
-        for id in store.row_of:
-            store._kind = type(id)
-            break
-        store._next_id = stored["next"]
-        if "tokens.npy" in files:
-            lengths = np.load(snapshot / "token_lengths.npy")
-            store.tokens = Tokens.wrap(_load(snapshot / "tokens.npy", mode), lengths)
+        ids, next_id = _read_ids(snapshot)
+        data, offset = _array(snapshot, "rows.npy", np.float32, (len(ids), dim), mmap=mmap)
+        terms = None
+        if metric.name != "ip":
+            terms, _ = _array(snapshot, "terms.npy", np.float64, (len(ids),), mmap=False)
+        tokens = token_blocks = None
+        if "tokens.npy" in snapshot:
+            lengths, _ = _array(snapshot, "token_lengths.npy", np.int64, (len(ids),), mmap=False)
+            array, token_offset = _array(snapshot, "tokens.npy", np.float16, (None, None), mmap=mmap)
+            if len(ids) and (lengths.min() < 0 or lengths.max() > len(array) or lengths.sum() != len(array)):
+                raise IndexCorruptError(f"{snapshot.path('token_lengths.npy')} does not fit tokens.npy; restore it")
+            tokens = Tokens.wrap(array, lengths)
+            token_blocks = (snapshot.blocks("tokens.npy"), token_offset)
+        guard = None
+        if mmap and len(ids):
+            token_bytes = 0 if tokens is None else 2 * tokens.dim
+            guard = Guard((snapshot.blocks("rows.npy"), offset), 4 * dim, token_blocks, token_bytes)
+        payload = None
+        if "payload.parquet" in snapshot:
+            from attnbridge.integrations.payload import Payload
+
+            payload = Payload.read(snapshot.path("payload.parquet"), len(ids))
+        return cls._of(Rows.wrap(data, terms, metric), ids, next_id, tokens, payload, guard)
+
+    @classmethod
+    def _of(
+        cls,
+        rows: Rows,
+        ids: list[Id | None],
+        next_id: int,
+        tokens: Tokens | None,
+        payload: "Payload | None",
+        guard: Guard | None,
+    ) -> "Store":
+        store = cls(rows.dim, rows.metric)
+        store._rows, store._tokens, store._next_id = rows, tokens, next_id
+        store._alive = np.array([id is not None for id in ids], np.bool_)
+        store._ids = [0 if id is None else id for id in ids]
+        store._row_of = {id: row for row, id in enumerate(ids) if id is not None}
+        store._kind = next((type(id) for id in store._row_of), None)
+        if store._kind is str:
+            store._ids = ["" if id is None else id for id in ids]
+        token_rows = None if tokens is None else tokens.view()
+        store.view = View(rows.keys(), store._alive, len(store._row_of), store._ids, token_rows, payload, guard)
         return store
 
+    def __getstate__(self) -> dict[str, Any]:
+        view = self.view
+        alive = view.alive.tolist()
+        view.check_rows()
+        view.check_tokens()
+        return {
+            "metric": self.metric.name,
+            "data": np.ascontiguousarray(view.keys.data),
+            "terms": self._rows.terms,
+            "ids": [id if live else None for id, live in zip(view.ids[: view.count], alive, strict=True)],
+            "next_id": self._next_id,
+            "tokens": None if view.tokens is None else (view.tokens.data.view(np.float16), view.tokens.lengths),
+            "payload": view.payload,
+        }
 
-def _load(path: Path, mode: Any) -> npt.NDArray[Any]:
-    array = np.load(path, mmap_mode=mode, allow_pickle=False)
-    return np.asarray(array)  # a plain array over the mapping: numpy's memmap class is slow to slice
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rows = Rows.wrap(state["data"], state["terms"], Metric(state["metric"]))
+        tokens = None if state["tokens"] is None else Tokens.wrap(*state["tokens"])
+        made = Store._of(rows, state["ids"], state["next_id"], tokens, state["payload"], None)
+        self.__dict__.update(made.__dict__)
 
 
-def check_query_tokens(
-    tokens: Any, weights: Any, stored: Tokens
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Return one query's checked tokens (m, dt) and their weights, which sum to 1."""
-    array = as_matrix(tokens, "query_tokens")
-    if len(array) == 0:
-        raise InvalidInputError("query_tokens must hold at least one token, got none")
-    if array.shape[1] != stored.dim:
-        raise DimensionMismatchError(
-            f"query_tokens must have the stored tokens' dimension {stored.dim}, got {array.shape[1]}"
+def _array(
+    snapshot: Snapshot, file: str, dtype: npt.DTypeLike, shape: tuple[int | None, ...], *, mmap: bool
+) -> tuple[npt.NDArray[Any], int]:
+    """Return one of a snapshot's arrays, of that shape (None: any), and where in the file it begins."""
+    array, offset = load_array(snapshot, file, dtype, len(shape), mmap=mmap)
+    if any(size not in (None, got) for size, got in zip(shape, array.shape, strict=True)):
+        raise IndexCorruptError(
+            f"{snapshot.folder / file} must have shape {shape}, got {array.shape}; restore it from a backup"
         )
-    if weights is None:
-        return array, np.full(len(array), 1.0 / len(array))
-    w = as_floats(weights, "query_token_weights", keep_float64=True).astype(np.float64)
-    if w.shape != (len(array),):
-        raise DimensionMismatchError(
-            f"query_token_weights must have one entry for each of {len(array)} query tokens, got shape {w.shape}"
-        )
-    require_finite(w, "query_token_weights")
-    if (w < 0).any() or not w.any():
-        raise InvalidInputError("query_token_weights must be >= 0 with a positive sum")
-    w /= w.max()  # their sum may overflow
-    return array, w / w.sum()
+    return array, offset
+
+
+def _read_ids(snapshot: Snapshot) -> tuple[list[Id | None], int]:
+    """Return each row's id, None where it is dead, and the next one to give."""
+    path = snapshot.path("ids.json")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        ids, next_id = stored["ids"], stored["next"]
+        kinds = {type(id) for id in ids} - {type(None)}
+        if not isinstance(ids, list) or type(next_id) is not int or kinds not in (set(), {int}, {str}):
+            raise TypeError("ids must be a list of str or of int")
+        if len(ids) - ids.count(None) != len(set(ids) - {None}):
+            raise ValueError("an id occurs twice")
+        if kinds == {int} and not all(-(2**63) <= id < 2**63 for id in ids if id is not None):
+            raise ValueError("an id does not fit 64 bits")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise IndexCorruptError(f"{path} is not a list of ids ({error}); restore it from a backup") from error
+    return ids, next_id

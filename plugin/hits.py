@@ -1,6 +1,6 @@
 """What a search returns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -64,6 +64,10 @@ class Hits(Sequence[Hit]):
         Seconds spent in each step; in a batch, the query's share of its chunk.
     candidates : int
         How many candidates were ranked.
+    payload : callable or list of dict, optional
+        Each hit's payload, or a function that fetches it when it is asked for.
+    complete : bool, default True
+        False where a time budget ended before all was done that was asked for.
 
     Examples
     --------
@@ -75,7 +79,18 @@ class Hits(Sequence[Hit]):
     (['east'], 0)
     """
 
-    __slots__ = ("candidates", "distances", "ids", "parts", "ranks_before", "scores", "timings", "weights")
+    __slots__ = (
+        "_payload",
+        "candidates",
+        "complete",
+        "distances",
+        "ids",
+        "parts",
+        "ranks_before",
+        "scores",
+        "timings",
+        "weights",
+    )
 
     def __init__(
         self,
@@ -87,6 +102,8 @@ class Hits(Sequence[Hit]):
         parts: Mapping[str, npt.NDArray[np.float64]],
         timings: Mapping[str, float],
         candidates: int,
+        payload: Callable[[], list[dict[str, Any]]] | list[dict[str, Any]] | None = None,
+        complete: bool = True,
     ) -> None:
         self.ids = ids
         self.scores = scores
@@ -96,6 +113,32 @@ class Hits(Sequence[Hit]):
         self.parts = parts
         self.timings = timings
         self.candidates = candidates
+        self._payload = payload
+        self.complete = complete
+
+    @property
+    def payload(self) -> list[dict[str, Any]]:
+        """Each hit's payload, as it was when the search began; empty where the index holds none.
+
+        Returns
+        -------
+        list of dict of str to object
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+        >>> _ = bridge.add([[1.0, 0.0], [0.0, 1.0]], payload={"year": [1998, 2017]})
+        >>> bridge.search([0.1, 0.9], k=1).payload
+        [{'year': 2017}]
+        """
+        if callable(self._payload):
+            self._payload = self._payload()
+        return [{} for _ in self.ids] if self._payload is None else self._payload
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (self.ids, self.scores, self.weights, self.distances, self.ranks_before, self.parts, self.timings)
+        return Hits, (*values, self.candidates, self.payload, self.complete)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -131,6 +174,7 @@ class Hits(Sequence[Hit]):
         return (
             self.ids == other.ids
             and self.candidates == other.candidates
+            and self.complete == other.complete
             and mine.keys() == theirs.keys()
             and all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in mine)
         )
@@ -146,8 +190,14 @@ class Hits(Sequence[Hit]):
             **{f"part_{name}": values for name, values in self.parts.items()},
         }
 
+    def _table(self) -> dict[str, Any]:
+        records = self.payload
+        names = records[0] if records else {}
+        payload = {f"payload_{name}": [record[name] for record in records] for name in names}
+        return {"id": self.ids, **self._columns(), **payload}
+
     def to_pandas(self) -> "pd.DataFrame":
-        """Return a DataFrame: id, score, weight, distance, rank_before and a part_<stage> column for each stage.
+        """Return a DataFrame: id, score, weight, distance, rank_before, part_<stage> and payload_<column> columns.
 
         Returns
         -------
@@ -166,7 +216,7 @@ class Hits(Sequence[Hit]):
         >>> bridge.search([0.9, 0.1]).to_pandas()["id"].tolist()
         ['east', 'north']
         """
-        frame: pd.DataFrame = require("pandas", "pandas").DataFrame({"id": self.ids, **self._columns()})
+        frame: pd.DataFrame = require("pandas", "pandas").DataFrame(self._table())
         return frame
 
     def to_arrow(self) -> "pa.Table":
@@ -186,11 +236,12 @@ class Hits(Sequence[Hit]):
         """
         import pyarrow as pa
 
-        return pa.table({"id": self.ids, **self._columns()})
+        return pa.table(self._table())
 
     def __repr__(self) -> str:
         total = f", {1e3 * self.timings['total']:.2f} ms" if "total" in self.timings else ""
-        lines = [f"Hits({len(self)} of {self.candidates} candidates{total})"]
+        cut = "" if self.complete else ", time was over"
+        lines = [f"Hits({len(self)} of {self.candidates} candidates{total}{cut})"]
         width = max((len(str(i)) for i in self.ids), default=0)
         lines += [
             f"{rank:4}  {hit.id!s:<{width}}  score {hit.score:10.4f}  weight {hit.weight:.4f}  "

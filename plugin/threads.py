@@ -100,21 +100,34 @@ _held: ContextVar[frozenset[int]] = ContextVar("attnbridge_held_locks", default=
 
 _locks: "weakref.WeakSet[ReadWriteLock]" = weakref.WeakSet()
 
+# A fork waits so long for the locks that it must not interrupt.
+_FORK_PATIENCE = 30.0
+
 
 class ReadWriteLock:
-    """Many readers or one writer; a waiting writer goes before new readers.
+    """Many readers or one writer, in turns: a waiting writer goes before new readers, and those that waited for a
+    writer go before the next one, so that neither starves.
 
     Who holds it may read again (a rerank stage or a progress callback may ask the bridge), but a reader that writes
     would wait for itself: that is an error.
+
+    Parameters
+    ----------
+    fork_waits : bool, default False
+        A fork waits until nobody holds the lock: what it guards is not Python's, and half of a change would be copied
+        into the child.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fork_waits: bool = False) -> None:
+        self._fork_waits = fork_waits
         self._reset()
         _locks.add(self)
 
     def _reset(self) -> None:
         self._condition = threading.Condition(threading.Lock())
         self._readers = 0
+        self._readers_waiting = 0
+        self._admitted = 0  # readers that waited for the last writer and go before the next one
         self._writing = False
         self._writers_waiting = 0
 
@@ -126,8 +139,16 @@ class ReadWriteLock:
             yield
             return
         with self._condition:
-            while self._writing or self._writers_waiting:
-                self._condition.wait()
+            if self._writing or self._writers_waiting:
+                self._readers_waiting += 1
+                try:
+                    while self._writing or (self._writers_waiting and not self._admitted):
+                        self._condition.wait()
+                finally:
+                    self._readers_waiting = max(0, self._readers_waiting - 1)
+                    self._admitted = max(0, self._admitted - 1)
+                    if not self._admitted:
+                        self._condition.notify_all()
             self._readers += 1
         token = _held.set(held | {id(self)})
         try:
@@ -145,34 +166,63 @@ class ReadWriteLock:
         held = _held.get()
         if id(self) in held:
             raise ConcurrencyError(
-                "add and delete cannot be called from within a search or another write (a rerank stage, a progress "
-                "callback): they would wait for it to end; call them afterwards"
+                "an index cannot be changed from within one of its own searches or writes (a progress callback): the "
+                "change would wait for them to end; make it afterwards"
             )
-        with self._condition:
-            self._writers_waiting += 1
-            try:
-                while self._writing or self._readers:
-                    self._condition.wait()
-            finally:
-                self._writers_waiting = max(0, self._writers_waiting - 1)
-            self._writing = True
+        self._acquire(None)
         token = _held.set(held | {id(self)})
         try:
             yield
         finally:
             _held.reset(token)
-            with self._condition:
-                self._writing = False
-                self._condition.notify_all()
+            self._release()
+
+    def _acquire(self, timeout: float | None) -> bool:
+        with self._condition:
+            self._writers_waiting += 1
+            try:
+                free = self._condition.wait_for(
+                    lambda: not (self._writing or self._readers or self._admitted), timeout
+                )
+                self._writing = self._writing or free
+            finally:
+                self._writers_waiting = max(0, self._writers_waiting - 1)
+                if not self._writing:  # given up: let the readers in that waited behind
+                    self._condition.notify_all()
+            return free
+
+    def _release(self) -> None:
+        with self._condition:
+            self._writing = False
+            self._admitted = self._readers_waiting
+            self._condition.notify_all()
+
+
+# What the fork going on holds.
+_held_for_fork: list[ReadWriteLock] = []
+
+
+def _hold_for_fork() -> None:
+    """Before a fork: wait until no foreign code works on what the locks guard."""
+    held = _held.get()
+    for lock in list(_locks):
+        if lock._fork_waits and id(lock) not in held and lock._acquire(_FORK_PATIENCE):
+            _held_for_fork.append(lock)
+
+
+def _let_go_after_fork() -> None:
+    while _held_for_fork:
+        _held_for_fork.pop()._release()
 
 
 def _forget_threads() -> None:
     """In a forked child: the threads that ran the pool and held the locks are not there any more."""
     global _pool, _pool_lock
     _pool, _pool_lock = None, threading.Lock()
+    _held_for_fork.clear()
     for lock in list(_locks):
         lock._reset()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+    os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_forget_threads)

@@ -217,6 +217,13 @@ def as_choice(value: Any, name: str, choices: Iterable[str]) -> str:
     return str(value)
 
 
+def as_text(value: Any, name: str) -> str:
+    """Return text of at least one character."""
+    if not isinstance(value, str) or not value:
+        raise InvalidConfigError(f"{name} must be a text of at least one character, got {value!r}")
+    return value
+
+
 def as_mask(value: Any, name: str, length: int) -> npt.NDArray[np.bool_]:
     """Return a boolean mask of exactly `length`."""
     mask = np.asarray(value)

@@ -1,0 +1,140 @@
+"""One state of a store, which searches read while writers make the next one."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.hits import Id
+from attnbridge.integrations.snapshot import Blocks
+from attnbridge.metric import Keys
+from attnbridge.rerank import TokenRows
+from attnbridge.validation import as_mask
+
+if TYPE_CHECKING:
+    from attnbridge.integrations.payload import Payload
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What of the memory-mapped files has to be verified before it is read.
+
+    Parameters
+    ----------
+    rows, tokens : (Blocks, int) or None
+        The file's blocks and where its array begins; None for what is not mapped.
+    row_bytes, token_bytes : int
+        Of one entry.
+    """
+
+    rows: tuple[Blocks, int]
+    row_bytes: int
+    tokens: tuple[Blocks, int] | None = None
+    token_bytes: int = 0
+
+    def check_rows(self, rows: Rows | None = None) -> None:
+        """Verify what the given rows (None: all) lie in."""
+        blocks, offset = self.rows
+        if not blocks.pending:
+            return
+        if rows is None:
+            blocks.check_all()
+        else:
+            blocks.check_rows(rows, offset, self.row_bytes)
+
+    def check_tokens(self, tokens: TokenRows, rows: Rows | None = None) -> None:
+        """Verify what the tokens of the given rows (None: all) lie in."""
+        if self.tokens is None or not self.tokens[0].pending:
+            return
+        blocks, offset = self.tokens
+        if rows is None:
+            blocks.check_all()
+            return
+        for start, length in zip(tokens.starts[rows].tolist(), tokens.lengths[rows].tolist(), strict=True):
+            first = offset + start * self.token_bytes
+            blocks.check(first, first + length * self.token_bytes)
+
+
+@dataclass(frozen=True)
+class View:
+    """Rows, ids, tokens and payload as they were at one moment; nothing in it changes any more.
+
+    Parameters
+    ----------
+    keys : Keys
+        All rows, dead ones included.
+    alive : (n,) bool
+        Which rows are not dead.
+    live : int
+        How many those are.
+    ids : list of str or int
+        Of each row; the list may have grown since.
+    tokens : TokenRows or None
+    payload : Payload or None
+        None where no document was ever given any.
+    guard : Guard or None
+    """
+
+    keys: Keys
+    alive: npt.NDArray[np.bool_]
+    live: int
+    ids: list[Id]
+    tokens: TokenRows | None
+    payload: "Payload | None"
+    guard: Guard | None
+
+    @property
+    def count(self) -> int:
+        """How many rows there are, dead ones included."""
+        return len(self.alive)
+
+    @cached_property
+    def live_rows(self) -> Rows:
+        """The live rows' numbers."""
+        return np.flatnonzero(self.alive)
+
+    def live_ids(self) -> list[Id]:
+        """Return the live rows' ids in order of insertion."""
+        if self.live == self.count:
+            return self.ids[: self.count]
+        return [self.ids[row] for row in self.live_rows.tolist()]
+
+    def check_rows(self, rows: Rows | None = None) -> None:
+        """Verify rows (None: all) of a memory-mapped file that is verified as it is read."""
+        if self.guard is not None:
+            self.guard.check_rows(rows)
+
+    def check_tokens(self, rows: Rows | None = None) -> None:
+        """Verify the tokens of rows (None: all) of a memory-mapped file that is verified as it is read."""
+        if self.guard is not None and self.tokens is not None:
+            self.guard.check_tokens(self.tokens, rows)
+
+    def vectors(self, rows: Rows) -> npt.NDArray[np.float32]:
+        """Return a copy of the given rows."""
+        self.check_rows(rows)
+        taken: npt.NDArray[np.float32] = self.keys.data[rows]
+        return taken
+
+    def tokens_of(self, row: int) -> npt.NDArray[np.float16]:
+        """Return a row's token vectors (n, dt)."""
+        assert self.tokens is not None
+        self.check_tokens(np.array([row]))
+        start = self.tokens.starts[row]
+        return self.tokens.data[start : start + self.tokens.lengths[row]].view(np.float16)
+
+    def records(self, rows: Rows) -> list[dict[str, Any]]:
+        """Return the payload of the given rows."""
+        return [{} for _ in rows] if self.payload is None else self.payload.records(rows)
+
+    def allowed_rows(self, filter: npt.NDArray[np.bool_] | list[Id], row_of: dict[Id, int]) -> Rows:
+        """Return the rows, ascending, that a mask over the live rows or a list of ids lets pass."""
+        if isinstance(filter, np.ndarray):
+            mask = as_mask(filter, "filter", self.live)
+            return np.flatnonzero(mask) if self.live == self.count else self.live_rows[mask]
+        rows = np.unique(np.array([row_of[id] for id in filter if id in row_of], np.int64))
+        rows = rows[: np.searchsorted(rows, self.count)]
+        return rows[self.alive[rows]]
