@@ -16,7 +16,7 @@ from attnbridge.validation import as_count, as_dim, as_matrix
 Labels = npt.NDArray[np.int64]
 Distances = npt.NDArray[np.float32]
 
-# Working memory of one exact scan: queries of a chunk * rows * 8 bytes; as many again for a list of each query.
+# Working memory of one exact scan: 8 bytes for each pair of a query and a row, 16 where each query has its own list.
 _SCAN_BYTES = 32 << 20
 
 
@@ -110,7 +110,7 @@ def exact_search_each(
     ends = np.cumsum([len(rows) for rows in lists])
     start = 0
     while start < len(queries):
-        room = _SCAN_BYTES // 8 + (ends[start - 1] if start else 0)
+        room = _SCAN_BYTES // 16 + (ends[start - 1] if start else 0)
         stop = max(start + 1, int(np.searchsorted(ends, room, side="right")))
         part = slice(start, stop)
         ids = np.concatenate(lists[part])

@@ -456,7 +456,7 @@ def test_exact_search_each_is_exact_search_for_each(metric, monkeypatch):
     shares = (1.0, 0.5, 0.0, 0.0, 0.1, 1.0, 0.05, 0.3, 0.0, 1.0, 0.0)
     lists = [np.flatnonzero(rng.random(60) < share) for share in shares]
     want = [exact_search(keys, kind, queries[i : i + 1], bias[i : i + 1], 12, own) for i, own in enumerate(lists)]
-    for most in (8, 500, 8 * 61, 1_200, 32 << 20):
+    for most in (8, 1_000, 16 * 61, 2_400, 32 << 20):
         monkeypatch.setattr(candidates, "_SCAN_BYTES", most)
         labels, distances = exact_search_each(keys, kind, queries, bias, 12, lists)
         assert labels.tolist() == [found.tolist() for (found,), _ in want]
