@@ -1,5 +1,6 @@
 """Where candidates come from: the protocol of a source, and exact search."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,7 @@ from attnbridge.validation import as_count, as_dim, as_matrix
 Labels = npt.NDArray[np.int64]
 Distances = npt.NDArray[np.float32]
 
-# Working memory of one exact scan: queries of a chunk * rows * 8 bytes.
+# Working memory of one exact scan: 8 bytes for each pair of a query and a row, 16 where each query has its own list.
 _SCAN_BYTES = 32 << 20
 
 
@@ -92,10 +93,43 @@ def exact_search(
         kernels.exact_top_k(queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part])
     found = positions >= 0
     labels = positions if rows is None else np.where(found, rows[positions], -1) if count else positions
+    return labels, _distances(metric, similarities, found)
+
+
+def exact_search_each(
+    keys: Keys,
+    metric: Metric,
+    queries: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float64],
+    n: int,
+    lists: Sequence[Labels],
+) -> tuple[Labels, Distances]:
+    """Return the n nearest of each query's own rows (ascending); to the bit what `exact_search` finds for it alone."""
+    labels = np.full((len(queries), n), -1, np.int64)
+    similarities = np.empty((len(queries), n))
+    ends = np.cumsum([len(rows) for rows in lists])
+    start = 0
+    while start < len(queries):
+        room = _SCAN_BYTES // 16 + (ends[start - 1] if start else 0)
+        stop = max(start + 1, int(np.searchsorted(ends, room, side="right")))
+        part = slice(start, stop)
+        ids = np.concatenate(lists[part])
+        starts = np.concatenate([[0], ends[part]])
+        starts[1:] -= ends[stop - 1] - len(ids)
+        found = labels[part]
+        kernels.exact_top_k_each(queries[part], bias[part], *keys, ids, starts, 1.0, found, similarities[part])
+        if len(ids):
+            found[:] = np.where(found >= 0, ids[np.maximum(found + starts[:-1, None], 0)], -1)
+        start = stop
+    return labels, _distances(metric, similarities, labels >= 0)
+
+
+def _distances(metric: Metric, similarities: npt.NDArray[np.float64], found: npt.NDArray[np.bool_]) -> Distances:
+    """Return the distances of what was found, inf for the rest."""
     distances = metric.distances(similarities)
     if metric.name == "l2":
         distances = np.maximum(distances, np.float32(0))  # rounding leaves -1e-7 of a row's distance to itself
-    return labels, np.where(found, distances, np.float32(np.inf))
+    return np.where(found, distances, np.float32(np.inf))
 
 
 def as_labels(labels: npt.ArrayLike) -> Labels:

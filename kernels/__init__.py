@@ -7,13 +7,14 @@ by ``attnbridge.threads``, one floor up.
 
 from attnbridge.kernels.dot import dot, row_norms, weighted_sum
 from attnbridge.kernels.maxsim import maxsim
-from attnbridge.kernels.rerank import exact_top_k, rerank
+from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.topk import top_k
 
 __all__ = [
     "dot",
     "exact_top_k",
+    "exact_top_k_each",
     "logsumexp",
     "maxsim",
     "rerank",

@@ -12,6 +12,11 @@ from attnbridge.kernels.topk import top_k
 # Rows of one block of the exact scan: a block stays in the second-level cache while every query passes over it.
 BLOCK = 256
 
+# With a list for each query a block is a range of rows: this many bytes of them, or as many as a query picks a
+# few passes' worth from.
+BLOCK_BYTES = 1 << 19
+ROWS_A_VISIT = 32
+
 
 @jit
 def rerank(
@@ -70,6 +75,18 @@ def rerank(
 
 
 @jit
+def _keep_best(scores: Any, positions: Any, logits: Any) -> Any:
+    """Write the positions of the best scores and these, best first, then -1 and -inf."""
+    found = top_k(scores, None, positions)
+    for i in range(positions.shape[0]):
+        if i < found:
+            logits[i] = scores[positions[i]]
+        else:
+            positions[i] = -1
+            logits[i] = -np.inf
+
+
+@jit
 def exact_top_k(
     queries: Any,
     query_bias: Any,
@@ -113,10 +130,58 @@ def exact_top_k(
                 biases = None if row_bias is None else row_bias[start:stop]
                 dot(queries[b], query_bias[b], rows[start:stop], scales, biases, None, scale, out)
     for b in range(queries.shape[0]):
-        found = top_k(scores[b], None, positions[b])
-        for i in range(positions.shape[1]):
-            if i < found:
-                logits[b, i] = scores[b, positions[b, i]]
-            else:
-                positions[b, i] = -1
-                logits[b, i] = -np.inf
+        _keep_best(scores[b], positions[b], logits[b])
+
+
+@jit
+def exact_top_k_each(
+    queries: Any,
+    query_bias: Any,
+    rows: Any,
+    row_scale: Any,
+    row_bias: Any,
+    ids: Any,
+    starts: Any,
+    scale: Any,
+    positions: Any,
+    logits: Any,
+) -> Any:
+    """Find each query's k best among the rows of its own list; to the bit what `exact_top_k` finds for it alone.
+
+    Parameters
+    ----------
+    queries : (b, d) float32
+    query_bias : (b,) float64
+    rows : (n, d) float32, int8 or uint16 (bits of float16)
+    row_scale, row_bias : (n,) float64 or None (1 and 0)
+    ids : (m,) int64, the lists one after the other, each ascending
+    starts : (b + 1,) int64, query i reads ids[starts[i] : starts[i + 1]]
+    scale : float
+    positions : (b, k) int64, filled with positions in the query's list, best first, then -1
+    logits : (b, k) float64
+
+    Notes
+    -----
+    Goes through the rows range by range, every query taking those of its list in the range, so that rows in the
+    cache serve all queries. Needs m * 8 bytes of working memory: the caller bounds m.
+    """
+    n = rows.shape[0]
+    scores = np.empty(ids.shape[0], np.float64)
+    block = max(
+        BLOCK_BYTES // max(1, rows.shape[1] * rows.itemsize),
+        ROWS_A_VISIT * n * queries.shape[0] // max(1, ids.shape[0]),
+        1,
+    )
+    ends = starts[:-1].copy()
+    for stop in range(block, n + block, block):
+        for b in range(queries.shape[0]):
+            start = ends[b]
+            end = start
+            while end < starts[b + 1] and ids[end] < stop:
+                end += 1
+            ends[b] = end
+            if end > start:
+                own = ids[start:end]
+                dot(queries[b], query_bias[b], rows, row_scale, row_bias, own, scale, scores[start:end])
+    for b in range(queries.shape[0]):
+        _keep_best(scores[starts[b] : starts[b + 1]], positions[b], logits[b])

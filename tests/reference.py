@@ -135,6 +135,25 @@ def exact_top_k(
         logits[b, :found] = scores[positions[b, :found]]
 
 
+def exact_top_k_each(
+    queries: Array,
+    query_bias: Array,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    ids: Array,
+    starts: Array,
+    scale: float,
+    positions: Array,
+    logits: Array,
+) -> None:
+    """Fill positions and logits with each query's best among the rows of its own list."""
+    for b in range(len(queries)):
+        one, own = slice(b, b + 1), ids[starts[b] : starts[b + 1]]
+        about = queries[one], query_bias[one], rows, row_scale, row_bias
+        exact_top_k(*about, own, scale, positions[one], logits[one])
+
+
 # ---- inputs
 
 
@@ -249,6 +268,13 @@ def _exact_top_k(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return *_search(rng, case), ids, 2.0**-3, *_ranked(case)
 
 
+def _exact_top_k_each(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Lists of all lengths: none of the rows, all of them, one, half."""
+    lengths = [(0, case.n, 1, case.n // 2)[(case.n + b) % 4] for b in range(case.b)]
+    ids = np.concatenate([np.sort(rng.permutation(case.n)[:length]) for length in lengths])
+    return *_search(rng, case), ids, np.concatenate([[0], np.cumsum(lengths)]), 2.0**-3, *_ranked(case)
+
+
 # ---- the table
 
 
@@ -276,6 +302,7 @@ KERNELS = {
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True),
+    "exact_top_k_each": Kernel(kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True),
 }
 
 # Every pairing of dtype and terms would be a compilation of its own: the metrics' three for float32, all terms for

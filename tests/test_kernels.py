@@ -16,9 +16,13 @@ from reference import KERNELS, KINDS, Case, as_float64, stored, variants
 
 import attnbridge as ab
 from attnbridge import kernels
+from attnbridge.integrations import candidates
+from attnbridge.integrations.candidates import exact_search, exact_search_each
 from attnbridge.kernels.dot import FLOAT32_LIMIT, dot_float64
+from attnbridge.kernels.rerank import BLOCK_BYTES
 from attnbridge.kernels.softmax import exp_nonpositive
 from attnbridge.kernels.topk import INSERTION_LIMIT
+from attnbridge.metric import Keys, Metric
 
 SLOW = bool(numba.config.DISABLE_JIT)  # plain Python: the same promises on smaller shapes
 DIMS = (2, 3, 7) if SLOW else (1, 2, 3, 5, 7, 11, 13, 17, 31, 67, 384)
@@ -75,7 +79,7 @@ def test_kernel_reads_its_inputs_only(name):
         args = row.inputs(np.random.default_rng(5), case._replace(n=7, d=5))
         before = copy.deepcopy(args)
         row.kernel(*args)
-        outputs = {"rerank": 3, "exact_top_k": 2, "logsumexp": 0}.get(name, 1)
+        outputs = {"rerank": 3, "exact_top_k": 2, "exact_top_k_each": 2, "logsumexp": 0}.get(name, 1)
         for got, want in zip(args[: len(args) - outputs], before, strict=False):
             assert got is None if want is None else np.asarray(got).tobytes() == np.asarray(want).tobytes()
 
@@ -375,6 +379,93 @@ def test_blocks_of_the_exact_scan_do_not_show(n, d, seed):
     kernels.exact_top_k(query[None], np.zeros(1), rows, None, None, None, 1.0, positions, logits)
     assert positions[0].tolist() == np.lexsort((np.arange(n), -out)).tolist()
     assert logits[0].tolist() == out[positions[0]].tolist()
+
+
+def alone(queries, bias, rows, terms, lists, k):
+    """Return the positions and logits of one `exact_top_k` for each query."""
+    positions, logits = np.full((len(queries), k), -7), np.full((len(queries), k), np.nan)
+    for b, own in enumerate(lists):
+        one = slice(b, b + 1)
+        kernels.exact_top_k(queries[one], bias[one], rows, *terms, own, 0.37, positions[one], logits[one])
+    return positions, logits
+
+
+def each(queries, bias, rows, terms, lists, k):
+    """Return the positions and logits of one `exact_top_k_each`."""
+    positions, logits = np.full((len(queries), k), -7), np.full((len(queries), k), np.nan)
+    starts = np.concatenate([[0], np.cumsum([len(own) for own in lists])])
+    ids = np.concatenate(lists)
+    kernels.exact_top_k_each(queries, bias, rows, *terms, ids, starts, 0.37, positions, logits)
+    return positions, logits
+
+
+@pytest.mark.parametrize("d", [1, 7] if SLOW else [1, 7, 16, 384, 1536])
+def test_a_list_for_each_query_gives_the_bits_of_one_query_alone(d):
+    """Over many blocks of rows, dense and sparse lists, ties (equal rows) and logits of -inf."""
+    rng = np.random.default_rng(d)
+    n = 40 if SLOW else max(3_000, 3 * BLOCK_BYTES // (4 * d)) if d > 1 else 20_000
+    values = rng.standard_normal((n, d)).astype(np.float32)
+    values[n // 2 :] = values[: n - n // 2]
+    bias = rng.standard_normal(n)
+    bias[::7] = -np.inf
+    bias[n // 2 :] = bias[: n - n // 2]
+    shares = (1.0, 0.5, 0.1, 0.01, 0.0, 1.0, 0.001)
+    lists = [np.flatnonzero(rng.random(n) < share) for share in shares]
+    lists += [np.array([n - 1]), np.array([0]), np.arange(0, n, 7), np.array([0, n // 2, n - 1])]
+    queries, query_bias = rng.standard_normal((len(lists), d)).astype(np.float32), rng.standard_normal(len(lists))
+    for terms in ((None, None), (None, bias)):
+        for some in (lists, lists[2:5], lists[6:]):  # another mean length: other blocks
+            for k in (1, 10, INSERTION_LIMIT + 1):
+                got = each(queries[: len(some)], query_bias[: len(some)], values, terms, some, k)
+                want = alone(queries[: len(some)], query_bias[: len(some)], values, terms, some, k)
+                for mine, truth in zip(got, want, strict=True):
+                    assert mine.tobytes() == truth.tobytes()
+    assert (want[0][-1] >= 0).sum() == 3
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_exact_top_k_each_of_nothing_is_padding(n):
+    empty = np.empty(0, np.int64)
+    queries, rows = np.ones((2, 2), np.float32), np.ones((n, 2), np.float32)
+    positions, logits = each(queries, np.zeros(2), rows, (None, None), [empty, empty], 3)
+    assert (positions == -1).all()
+    assert (logits == -np.inf).all()
+
+
+@given(st.integers(1, 12 if SLOW else 60), st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=EXAMPLES)
+def test_any_lists_rank_as_a_sort_does(n, b, k, seed):
+    """Whole numbers: many ties, which go by the smaller id."""
+    rng = np.random.default_rng(seed)
+    rows, queries = rng.integers(-1, 2, (n, 2)).astype(np.float32), rng.integers(-1, 2, (b, 2)).astype(np.float32)
+    lists = [np.flatnonzero(rng.random(n) < rng.random()) for _ in range(b)]
+    positions, _ = each(queries, np.zeros(b), rows, (None, None), lists, k)
+    for query, own, found in zip(queries, lists, positions, strict=True):
+        order = np.lexsort((own, -(rows[own] @ query)))[:k]
+        assert found.tolist() == [*order.tolist(), *[-1] * (k - len(order))]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_exact_search_each_is_exact_search_for_each(metric, monkeypatch):
+    """In chunks of memory that hold no list, one, a few, or all."""
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((60, 5)).astype(np.float32)
+    kind = Metric(metric)
+    keys = Keys(rows, *kind.row_terms(rows, "rows"))
+    queries, bias = kind.prepare(np.concatenate([rows[:4], rng.standard_normal((7, 5)).astype(np.float32)]), "queries")
+    shares = (1.0, 0.5, 0.0, 0.0, 0.1, 1.0, 0.05, 0.3, 0.0, 1.0, 0.0)
+    lists = [np.flatnonzero(rng.random(60) < share) for share in shares]
+    want = [exact_search(keys, kind, queries[i : i + 1], bias[i : i + 1], 12, own) for i, own in enumerate(lists)]
+    for most in (8, 1_000, 16 * 61, 2_400, 32 << 20):
+        monkeypatch.setattr(candidates, "_SCAN_BYTES", most)
+        labels, distances = exact_search_each(keys, kind, queries, bias, 12, lists)
+        assert labels.tolist() == [found.tolist() for (found,), _ in want]
+        assert distances.tobytes() == np.concatenate([far for _, far in want]).tobytes()
+        for own, found in zip(lists, labels, strict=True):
+            assert set(found.tolist()) <= {*own.tolist(), -1}
+            assert (found >= 0).sum() == min(12, len(own))
+    labels, distances = exact_search_each(keys, kind, queries[:0], bias[:0], 12, [])
+    assert labels.shape == distances.shape == (0, 12)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
