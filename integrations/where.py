@@ -28,15 +28,18 @@ _MOST_CHARACTERS = 20_000
 _MOST_DEPTH = 250
 _MOST_MEMORY = "2GB"
 _CACHED_MASKS = 64
+_VIEW = "__attnbridge__"  # no payload column's name is likely to hide behind it
 
+# GLOBAL where a cursor would start with the default again.
 _SETTINGS = (
     "SET temp_directory = ''",
     "SET enable_external_access = false",
     "SET autoload_known_extensions = false",
     "SET autoinstall_known_extensions = false",
-    "SET python_enable_replacements = false",
+    "SET GLOBAL python_enable_replacements = false",
     "SET enable_progress_bar = false",
-    f"SET max_expression_depth = {_MOST_DEPTH}",
+    f"SET GLOBAL max_expression_depth = {_MOST_DEPTH}",
+    "SET GLOBAL lambda_syntax = 'ENABLE_SINGLE_ARROW'",  # x -> x + 1 beside lambda x: x + 1
     f"SET memory_limit = '{_MOST_MEMORY}'",
     "SET GLOBAL TimeZone = 'UTC'",  # the same answer on every machine
     "SET lock_configuration = true",
@@ -64,30 +67,31 @@ _REFUSED = {
     "WINDOW": "must have no window function (OVER); it sees one row at a time",
     "STAR": "must name its columns one by one, without * or COLUMNS",
 }
-# Scalar functions that tell of the session or run SQL, although DuckDB calls them consistent.
+# Scalar functions that tell of the session, run SQL, or make values of any size past DuckDB's memory limit.
 _DENIED = {
+    "array_resize",
     "combine",
     "current_setting",
     "finalize",
+    "generate_series",
     "getvariable",
     "json_deserialize_sql",
     "json_serialize_plan",
     "json_serialize_sql",
+    "list_resize",
+    "range",
+    "repeat",
     "to_aggregate_state",
 }
-# Functions, or names without parentheses, whose value changes by itself: allowed, but their masks are not kept.
-_CHANGING = {
+# What changes by itself is allowed, but its masks are not kept: names without parentheses, and functions.
+_CLOCK_NAMES = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
+_CHANGING = _CLOCK_NAMES | {
     "age",
-    "current_date",
     "current_localtime",
     "current_localtimestamp",
-    "current_time",
-    "current_timestamp",
     "gen_random_uuid",
     "get_current_time",
     "get_current_timestamp",
-    "localtime",
-    "localtimestamp",
     "now",
     "random",
     "today",
@@ -233,11 +237,12 @@ def _checked(text: str) -> _Expression:
         if kind == "COLUMN_REF":
             parts = {part.lower() for part in node["column_names"]}
             names |= parts
-            stable = stable and not parts & _CHANGING
+            stable = stable and not parts & _CLOCK_NAMES
         elif kind == "PARAMETER":
             params.add(node["identifier"])
         elif kind == "FUNCTION":
-            names |= {node.get("schema", "").lower(), node.get("catalog", "").lower()}  # of column.function()
+            path = [node["schema"], node.get("catalog", ""), *node.get("qualified_name", {}).get("path", [])]
+            names |= {part.lower() for part in path}  # column.function()
             stable = _is_stable(node["function_name"]) and stable
     for param in params:
         if param.isdecimal():
@@ -262,7 +267,12 @@ def _is_stable(name: str) -> bool:
             return _checked(function.macro).stable
         except InvalidInputError:
             pass  # it reads DuckDB's tables, aggregates or unnests
-    elif function.kinds == {"scalar"} and function.stable and name not in _DENIED and not name.startswith("__"):
+    elif (
+        function.kinds & {"scalar", "macro"} == {"scalar"}
+        and function.stable
+        and name not in _DENIED
+        and not name.startswith("__")
+    ):
         return True
     raise InvalidInputError(f"where must use functions of a row's values alone: {name}() is not allowed; leave it out")
 
@@ -333,6 +343,39 @@ def _check_text(where: Any) -> str:
     if "\0" in where or any("\ud800" <= character <= "\udfff" for character in where):
         raise InvalidInputError(f"where must be text in Unicode, without NUL, got {_short(where)}")
     return where
+
+
+def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str, Any]) -> Any:
+    """Return the values of the query's column m; Ctrl-C breaks it off.
+
+    Python sees Ctrl-C on the main thread alone, and not while that is inside DuckDB: so it waits outside.
+    """
+    done = threading.Event()
+    outcome: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(cursor.execute(query, params or None).fetchnumpy()["m"])
+        except BaseException as error:  # noqa: BLE001 - raised by the calling thread below
+            errors.append(error)
+        finally:
+            done.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        run()
+    else:
+        worker = threading.Thread(target=run, name="attnbridge-where", daemon=True)
+        worker.start()
+        try:
+            done.wait()
+        except BaseException:
+            cursor.interrupt()
+            done.wait()
+            raise
+    if errors:
+        raise errors[0]
+    return outcome[0]
 
 
 class Matcher:
@@ -434,18 +477,16 @@ class Matcher:
         if not alive.all():  # a stale value must not raise errors, so DuckDB does not get to see it
             table = table.filter(pa.array(alive))
         with _running_engine().connection.cursor() as cursor:
-            cursor.register("documents", table)
+            cursor.register(_VIEW, table)
             try:
-                result = cursor.execute(f"SELECT (\n{where}\n) AS m FROM documents", params or None).fetchnumpy()["m"]
+                result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params)
             except duckdb.BinderException as error:
                 known = f"; the columns are {', '.join(['id', *payload.names])}" if "not found" in str(error) else ""
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}{known}") from error
             except (duckdb.Error, RuntimeError) as error:
-                if "interrupted" in str(error).lower():
-                    raise KeyboardInterrupt from error
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}; got {_short(where)}") from error
             finally:
-                cursor.unregister("documents")
+                cursor.unregister(_VIEW)
             description = cursor.description
             dtype = str(description[0][1]) if description else ""
         if dtype != "BOOLEAN":
