@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from attnbridge.integrations.candidates import CandidateSource, ExactIndex
 from attnbridge.integrations.constructors import PROGRESS_FROM, Constructors
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
 from attnbridge.integrations.search import Request, Searcher
-from attnbridge.integrations.snapshot import load_snapshot, write_snapshot
+from attnbridge.integrations.snapshot import Snapshot, load_snapshot, write_snapshot
 from attnbridge.integrations.store import Store, check_query_tokens, id_list, is_one_id, token_list
 from attnbridge.metric import Metric
 from attnbridge.progress import progress_bar
@@ -689,7 +688,8 @@ class AttentionVectorBridge(Constructors):
         """
         usable_threads(threads)
 
-        def load(about: dict[str, Any], snapshot: Path) -> AttentionVectorBridge:
+        def load(snapshot: Snapshot) -> AttentionVectorBridge:
+            about = snapshot.manifest
             bridge = cls(
                 about["dim"],
                 about["metric"],
@@ -699,11 +699,11 @@ class AttentionVectorBridge(Constructors):
                 **about.get("hnsw", {}),
                 **about["options"],
             )
-            bridge._store = store = Store.read(snapshot, about["files"], bridge._metric, mmap)
+            bridge._store = store = Store.read(snapshot.folder, about["files"], bridge._metric, mmap)
             alive = store.rows.alive
             if isinstance(bridge._source, HnswIndex) and _GRAPH in about["files"]:
                 removed = set(np.flatnonzero(~alive).tolist())
-                bridge._source.read_graph(snapshot / _GRAPH, removed, about["longest"])
+                bridge._source.read_graph(snapshot.path(_GRAPH), removed, about["longest"])
             elif alive.any():
                 bridge._source.add(store.rows.data[alive], np.flatnonzero(alive))
             return bridge

@@ -25,7 +25,7 @@ from attnbridge.errors import (
     UnknownIdError,
 )
 from attnbridge.integrations.candidates import Distances, Labels, as_labels, check_new_labels
-from attnbridge.integrations.snapshot import load_snapshot, write_snapshot
+from attnbridge.integrations.snapshot import Snapshot, load_snapshot, write_snapshot
 from attnbridge.metric import Metric, norms
 from attnbridge.threads import ReadWriteLock, usable_threads
 from attnbridge.validation import as_count, as_dim, as_matrix
@@ -403,10 +403,11 @@ class HnswIndex:
             No index, or a damaged one.
         """
 
-        def load(manifest: dict[str, Any], snapshot: Path) -> HnswIndex:
+        def load(snapshot: Snapshot) -> HnswIndex:
+            manifest = snapshot.manifest
             index = cls(**manifest["settings"], threads=threads)
             if _GRAPH in manifest["files"]:
-                index.read_graph(snapshot / _GRAPH, set(manifest["removed"]), manifest["longest"])
+                index.read_graph(snapshot.path(_GRAPH), set(manifest["removed"]), manifest["longest"])
             return index
 
         return load_snapshot(folder, _KIND, load)
