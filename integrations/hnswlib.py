@@ -439,10 +439,11 @@ class HnswIndex:
             No index, or a damaged one.
         """
 
-        def load(manifest: dict[str, Any], snapshot: Path) -> HnswIndex:
+        def load(snapshot: Snapshot) -> HnswIndex:
+            manifest = snapshot.manifest
             index = cls(**manifest["settings"], threads=threads)
             if _GRAPH in manifest["files"]:
-                index.read_graph(snapshot / _GRAPH, set(manifest["removed"]), manifest["longest"])
+                index.read_graph(snapshot.path(_GRAPH), set(manifest["removed"]), manifest["longest"])
             return index
 
         return load_snapshot(folder, _KIND, load)

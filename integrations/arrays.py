@@ -1,0 +1,77 @@
+"""The .npy files of a snapshot, read without trusting a word of their headers."""
+
+import math
+import re
+import reprlib
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.integrations.manifest import damaged
+from attnbridge.integrations.snapshot import Snapshot
+
+# As numpy.save writes it: the magic, version 1.0, and the length of a Python dict's text, which is not evaluated.
+_MAGIC = b"\x93NUMPY\x01\x00"
+_HEADER = re.compile(r"\{'descr': '([^']{1,20})', 'fortran_order': False, 'shape': \((\d*(?:, ?\d+)*,?)\), \} *\n")
+_MOST_BYTES = 2**62
+
+
+def load_array(
+    snapshot: Snapshot, file: str, dtype: npt.DTypeLike, ndim: int, *, mmap: bool
+) -> tuple[npt.NDArray[np.generic], int]:
+    """Return one of a snapshot's arrays, and where in the file its data begins.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    file : str
+    dtype : dtype-like
+        What the array must be of.
+    ndim : int
+        How many axes it must have.
+    mmap : bool
+        Map it into memory, copy-on-write; its blocks are left to be verified by whoever reads them. Otherwise it is
+        verified and read.
+
+    Returns
+    -------
+    tuple of array and int
+
+    Raises
+    ------
+    IndexCorruptError
+        Another dtype or order, or a header that claims more or less than the file holds.
+    """
+    path = snapshot.folder / file
+    blocks = snapshot.blocks(file)
+    expected = np.dtype(dtype)
+    if mmap:
+        blocks.check(0, len(_MAGIC) + 2)
+        blocks.check(0, min(blocks.size, len(_MAGIC) + 2 + 0xFFFF))
+    else:
+        snapshot.path(file)
+    with path.open("rb") as opened:
+        raw = opened.read(len(_MAGIC) + 2)
+        if raw[: len(_MAGIC)] != _MAGIC:
+            raise damaged(path, "it is no .npy file of version 1.0")
+        offset = len(_MAGIC) + 2 + int.from_bytes(raw[len(_MAGIC) :], "little")
+        text = opened.read(offset - len(raw)).decode("latin-1")
+        header = _HEADER.fullmatch(text)
+        if header is None or header[1] != expected.str:
+            raise damaged(path, f"it must hold {expected} in C order, its header is {reprlib.repr(text.strip())}")
+        sizes = [size.strip() for size in header[2].split(",") if size.strip()]
+        # Twenty digits at most: neither Python's limit for numbers in texts nor numpy's for arrays is reached.
+        if len(sizes) != ndim or any(len(size) > 20 for size in sizes):
+            raise damaged(path, f"it must have {ndim} axes, its shape is ({reprlib.repr(header[2])[1:-1]})")
+        shape = tuple(map(int, sizes))
+        claimed = offset + math.prod(shape) * expected.itemsize
+        if claimed != blocks.size or math.prod(max(size, 1) for size in shape) * expected.itemsize > _MOST_BYTES:
+            raise damaged(path, f"its header claims shape {shape}, {claimed} bytes, but it has {blocks.size}")
+        if not math.prod(shape):
+            return np.empty(shape, expected), offset
+        if mmap:  # a plain array over the mapping: numpy's memmap class is slow to slice
+            return np.asarray(np.memmap(opened, expected, "c", offset, shape)), offset
+        array = np.empty(shape, expected)
+        if opened.readinto(array.data.cast("B")) != array.nbytes:
+            raise damaged(path, "it has become shorter")
+        return array, offset
