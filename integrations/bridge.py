@@ -15,7 +15,6 @@ from attnbridge.integrations.constructors import Constructors
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
 from attnbridge.integrations.inputs import as_filter, check_query_tokens, id_list, is_one_id
-from attnbridge.integrations.persistent import Persistent
 from attnbridge.integrations.search import Request, Searcher
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.view import Rows, View
@@ -26,7 +25,7 @@ from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_text, as_vector
 
 
-class AttentionVectorBridge(Constructors, Persistent):
+class AttentionVectorBridge(Constructors):
     """Nearest-neighbour search whose candidates are ranked by attention over the stored vectors.
 
     Candidates come from an hnswlib index; scores from the attention's kernel over the full stored rows; rerank
@@ -102,11 +101,12 @@ class AttentionVectorBridge(Constructors, Persistent):
         hnsw = {name: value for name, value in given.items() if value is not None}
         if hnsw and index not in ("auto", "hnsw"):
             raise InvalidConfigError(f"{', '.join(hnsw)} can be given for index='hnsw' only, got index={index!r}")
+        source: Graph | Foreign | None
         if isinstance(index, str):
             source = self._make_source(index, dim, measure, hnsw, threads)
         else:
             source = self._own_source(index, dim, measure)
-        super().__init__(dim, measure, threads, source, hnsw)
+        self._hold(dim, measure, threads, source, hnsw)
 
     def _own_source(self, index: object, dim: int, metric: Metric) -> Graph | Foreign | None:
         """Return what searches a source of the user's own, which must fit."""
@@ -502,6 +502,7 @@ class AttentionVectorBridge(Constructors, Persistent):
         [[('e', 20.0)]]
         """
         return [_pairs(hits) for hits in self.search_batch(queries, k, **options)]
+
 
 def _pairs(hits: Hits) -> list[tuple[Id, float]]:
     return list(zip(hits.ids, hits.scores.tolist(), strict=True))

@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Id
-from attnbridge.integrations.candidates import CandidateSource
+from attnbridge.integrations.documents import PROGRESS_FROM, State
+from attnbridge.integrations.graph import Graph
 from attnbridge.integrations.hnswlib import HnswIndex
+from attnbridge.integrations.persistent import Persistent
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tables import Source, from_file, from_relation
 from attnbridge.progress import progress_bar
@@ -21,24 +23,9 @@ if TYPE_CHECKING:
     import duckdb
     import hnswlib
 
-# Fewer rows than this are linked before a progress bar would be seen.
-PROGRESS_FROM = 5_000
 
-
-class Constructors:
+class Constructors(Persistent):
     """What `AttentionVectorBridge` can be made from, besides arrays."""
-
-    _source: CandidateSource
-    _store: Store
-
-    if TYPE_CHECKING:  # the bridge's own, as far as they are used here
-
-        def __init__(self, dim: int, metric: str = ..., attention: str = ..., **options: Any) -> None: ...
-
-        def add(self, vectors: npt.ArrayLike, ids: Sequence[Id] | None = ..., *, progress: bool = ...) -> list[Id]:
-            """Add documents."""
-
-        def __len__(self) -> int: ...
 
     @classmethod
     def from_hnswlib(
@@ -90,9 +77,8 @@ class Constructors:
             if name in options:
                 raise InvalidConfigError(f"{name} cannot be given: it is that of the hnswlib index")
         bridge = cls(settings.pop("dim"), settings.pop("metric"), attention, threads=threads, **settings, **options)
-        bridge._source = source
         live = np.setdiff1d(np.arange(len(labels)), removed)
-        names = bridge._store.new_ids(labels[live].tolist() if ids is None else ids, len(live))
+        names = bridge._state.store.new_ids(labels[live].tolist() if ids is None else ids, len(live))
         if len(set(names)) < len(names):
             raise InvalidInputError("ids must be distinct: they name the index's rows one by one")
         if vectors is not None:
@@ -101,8 +87,7 @@ class Constructors:
                 raise InvalidInputError(f"vectors must have a row for each of {len(live)} labels, got {len(given)}")
             own[live] = given
         own[removed] = 1.0  # whatever they hold: nothing refers to them
-        rows = bridge._store.append(own, None)
-        bridge._store.publish(names, rows[live])
+        bridge._state = State(Store.adopt(own, bridge._metric, names, live), Graph(source, len(labels)))
         return bridge
 
     @classmethod
@@ -256,6 +241,7 @@ class Constructors:
                     raise InvalidInputError(f"{error} (counted from row {first} of the data)") from error
                 first += len(vectors)
                 advance(len(vectors))
+            bridge.link(progress=False)
         if len(bridge) < first:
             warnings.warn(
                 f"{first - len(bridge)} of {first} rows had an id that came again; the last row of an id counts",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from attnbridge.errors import ConcurrencyError, InvalidConfigError, InvalidInputError
 from attnbridge.hits import Id
-from attnbridge.integrations.graph import LINK_FROM, LONGEST_TAIL, Foreign, Graph, Linker
+from attnbridge.integrations.graph import LINK_FROM, Foreign, Graph, Linker
 from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.inputs import id_list, is_one_id, token_list
 from attnbridge.integrations.store import Store
@@ -41,21 +41,12 @@ _all: "weakref.WeakSet[Documents]" = weakref.WeakSet()
 
 
 class Documents:
-    """Vectors with ids, tokens and payload, and their index.
+    """Vectors with ids, tokens and payload, and their index."""
 
-    Parameters
-    ----------
-    dim : int
-    metric : Metric
-    threads : int
-    source : Graph, Foreign or None
-    hnsw : dict
-        Options of a new graph.
-    """
-
-    def __init__(
+    def _hold(
         self, dim: int, metric: Metric, threads: int, source: Graph | Foreign | None, hnsw: dict[str, Any]
     ) -> None:
+        """Begin empty; `hnsw` are the options of a new graph."""
         self._dim, self._metric, self._threads, self._hnsw = dim, metric, threads, hnsw
         self._state = State(Store(dim, metric), source)
         self._ready()
@@ -67,10 +58,10 @@ class Documents:
 
         def state() -> tuple[Graph, View] | None:
             bridge = this()
-            if bridge is None or not isinstance(bridge._state.source, Graph):
+            if bridge is None:
                 return None
-            store, graph = bridge._state
-            return graph, store.view
+            store, source = bridge._state
+            return (source, store.view) if isinstance(source, Graph) else None
 
         self._linker = Linker(state)
         _all.add(self)
@@ -230,7 +221,9 @@ class Documents:
             return table
         payload = view.payload.table(rows)
         if "vector" in payload.column_names:
-            raise InvalidInputError("payload must have no column 'vector' for to_arrow, which gives that name to vectors")
+            raise InvalidInputError(
+                "payload must have no column 'vector' for to_arrow, which gives that name to vectors"
+            )
         for name in payload.column_names:
             table = table.append_column(payload.schema.field(name), payload.column(name))
         return table
@@ -308,8 +301,8 @@ class Documents:
     ) -> list[Id]:
         """Add documents, or replace those whose ids are there already; all of them or, on an error, none.
 
-        What is added is found from then on. It is linked into the graph in the background; until then searches read
-        it row by row. So that they stay fast, `add` waits where many rows are not linked yet.
+        Searches go on meanwhile. What is added is found from the moment it is stored: searches read the rows one by one
+        until they are linked in the graph, which begins where some hundred are not.
 
         Parameters
         ----------
@@ -321,7 +314,8 @@ class Documents:
         payload : dict of columns, or a table of pandas, polars or pyarrow, optional
             Values to filter by and to have returned. New columns may come at any time: rows before have None there.
         wait : bool, default True
-            Wait for the linking of more than a few thousand rows. Ctrl-C then ends the waiting, nothing else.
+            Return when the rows are linked; Ctrl-C then ends the waiting, nothing else. False returns when they are
+            stored, and leaves the linking to a thread in the background.
         progress : bool, default True
             Show a progress bar while waiting, where stderr is a terminal.
 
@@ -397,7 +391,7 @@ class Documents:
         store, source = self._state
         if not isinstance(source, Graph) or not source.has_work(store.view):
             return
-        if wait and source.lacks(store.view) > LONGEST_TAIL:
+        if wait:
             self._wait_linked(progress)
         else:
             self._linker.start()

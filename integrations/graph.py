@@ -5,9 +5,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,6 @@ from attnbridge.threads import ReadWriteLock
 
 # A tail shorter than this is not linked: reading it costs next to nothing.
 LINK_FROM = 256
-
-# `add` waits for the linking where the tail has become longer than this, so that searches do not slow down.
-LONGEST_TAIL = 2_000
 
 # Seconds that linking keeps searches waiting at a time, and where nobody has searched for as long as _QUIET.
 _TURN = 0.004

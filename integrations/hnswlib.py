@@ -448,7 +448,7 @@ class HnswIndex:
 
         return load_snapshot(folder, _KIND, load)
 
-    def read_graph(self, path: Path, removed: set[int], longest: float) -> None:
+    def read_graph(self, path: Path, removed: set[int], longest: float, labels: int | None = None) -> None:
         """Replace this (empty) index's graph by hnswlib's file.
 
         Parameters
@@ -458,6 +458,8 @@ class HnswIndex:
             Labels that are in the file but no more in the index.
         longest : float
             `longest` of the index that wrote the file.
+        labels : int, optional
+            All labels must be below this.
 
         Raises
         ------
@@ -479,10 +481,13 @@ class HnswIndex:
         except RuntimeError as error:
             raise IndexCorruptError(f"{path} is damaged: {error}; restore it from a backup") from error
         loaded.set_ef(self.ef)
+        present = set(loaded.get_ids_list())
+        if labels is not None and present and not 0 <= min(present) <= max(present) < labels:
+            raise IndexCorruptError(f"{path} holds rows that the index has not; restore it from a backup")
         with self._lock.write():
             self._index = loaded
-            self._removed = set(removed)
-            self._live = set(loaded.get_ids_list()) - removed
+            self._removed = removed & present
+            self._live = present - removed
             self._longest = longest
 
     @classmethod

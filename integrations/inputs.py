@@ -93,17 +93,13 @@ def token_list(tokens: Any, count: int, dim: int | None) -> list[npt.NDArray[np.
     return [half if len(half) else half.reshape(0, dim or 0) for half in out]
 
 
-def check_query_tokens(
-    tokens: Any, weights: Any, dim: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+def check_query_tokens(tokens: Any, weights: Any, dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Return one query's checked tokens (m, dt) and their weights, which sum to 1."""
     array = as_matrix(tokens, "query_tokens")
     if len(array) == 0:
         raise InvalidInputError("query_tokens must hold at least one token, got none")
     if array.shape[1] != dim:
-        raise DimensionMismatchError(
-            f"query_tokens must have the stored tokens' dimension {dim}, got {array.shape[1]}"
-        )
+        raise DimensionMismatchError(f"query_tokens must have the stored tokens' dimension {dim}, got {array.shape[1]}")
     if weights is None:
         return array, np.full(len(array), 1.0 / len(array))
     w = as_floats(weights, "query_token_weights", keep_float64=True).astype(np.float64)

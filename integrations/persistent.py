@@ -18,7 +18,7 @@ from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.journal import Journal, journal_path
 from attnbridge.integrations.lock import WriterLock
 from attnbridge.integrations.operations import Operation, encode, operations
-from attnbridge.integrations.snapshot import Snapshot, current_snapshot, load_snapshot, write_snapshot
+from attnbridge.integrations.snapshot import Snapshot, current_snapshot, is_index, load_snapshot, write_snapshot
 from attnbridge.integrations.store import Store
 from attnbridge.metric import METRICS
 from attnbridge.threads import usable_threads
@@ -80,6 +80,8 @@ class Persistent(Documents):
 
     if TYPE_CHECKING:  # the bridge's own, as far as they are used here
 
+        def __init__(self, dim: int, metric: str = ..., attention: str = ..., **options: Any) -> None: ...
+
         @property
         def config(self) -> dict[str, Any]:
             """Every setting."""
@@ -94,7 +96,7 @@ class Persistent(Documents):
             raise InvalidConfigError(f"a closed bridge cannot be written to: open {home.folder} again")
         if home.options["read_only"]:
             raise InvalidConfigError(
-                f"read_only must be False for a write, but {home.folder} was opened with read_only=True; open it without"
+                f"read_only must be False for a write, but {home.folder} was opened with read_only=True"
             )
         self._take_lock(home)
 
@@ -215,9 +217,7 @@ class Persistent(Documents):
             about["hnsw"] = {name: config[name] for name in ("M", "ef_construction", "ef", "seed") if name in config}
         return about
 
-    def _save(
-        self, folder: Any, about: dict[str, Any], store: Store, graph: Graph | None, home: Home | None
-    ) -> None:
+    def _save(self, folder: Any, about: dict[str, Any], store: Store, graph: Graph | None, home: Home | None) -> None:
         files = store.files()
         if graph is not None:
             about |= {"linked": graph.linked, "longest": graph.index.longest}
@@ -307,6 +307,7 @@ class Persistent(Documents):
             return cls._loaded(snapshot, mmap, threads), snapshot.name
 
         try:
+            bridge: Self
             bridge, name = load_snapshot(root, KIND, load, verify="lazy")
             if model is not None and bridge.model != model:
                 raise InvalidConfigError(

@@ -49,6 +49,11 @@ def is_index(folder: Path) -> bool:
     return (folder / _CURRENT).is_file()
 
 
+def current_snapshot(root: Path) -> str:
+    """Return the name of a folder's current snapshot, or nothing."""
+    return _pointer(root).partition(" ")[0]
+
+
 def _is_ours(path: Path) -> bool:
     patterns = (_SNAPSHOT, _TEMPORARY, JOURNAL)
     return path.name == LOCK or any(pattern.fullmatch(path.name) for pattern in patterns)
@@ -220,7 +225,7 @@ def _remove(path: Path) -> None:
 
 def _remove_old(root: Path, alone: bool) -> None:
     """Remove what saves before left: snapshots that are not current, and the unfinished work of killed ones."""
-    name = _pointer(root).partition(" ")[0]
+    name = current_snapshot(root)
     for path in root.iterdir():
         if not _is_ours(path) or path.name in (LOCK, name, journal_path(root, name).name):
             continue

@@ -342,6 +342,20 @@ class Store:
         return cls._of(Rows.wrap(data, terms, metric), ids, next_id, tokens, payload, guard)
 
     @classmethod
+    def adopt(
+        cls, data: npt.NDArray[np.float32], metric: Metric, ids: Sequence[Id], live: npt.NDArray[np.int64]
+    ) -> "Store":
+        """Return a store of rows of which those named in `live` have ids and the others are dead."""
+        rows = Rows(data.shape[1], metric)
+        rows.put(data, "vectors")
+        rows.count = len(data)
+        given: list[Id | None] = [None] * len(data)
+        for row, id in zip(live.tolist(), ids, strict=True):
+            given[row] = id
+        next_id = max((id + 1 for id in ids if isinstance(id, int)), default=0)
+        return cls._of(rows, given, max(next_id, 0), None, None, None)
+
+    @classmethod
     def _of(
         cls,
         rows: Rows,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.hits import Id
-from attnbridge.integrations.snapshot import Blocks
+from attnbridge.integrations.blocks import Blocks
 from attnbridge.metric import Keys
 from attnbridge.rerank import TokenRows
 from attnbridge.validation import as_mask

@@ -105,8 +105,10 @@ _FORK_PATIENCE = 30.0
 
 
 class ReadWriteLock:
-    """Many readers or one writer, in turns: a waiting writer goes before new readers, and those that waited for a
-    writer go before the next one, so that neither starves.
+    """Many readers or one writer, in turns.
+
+    A waiting writer goes before new readers, and readers that waited for a writer go before the next one, so that
+    neither starves.
 
     Who holds it may read again (a rerank stage or a progress callback may ask the bridge), but a reader that writes
     would wait for itself: that is an error.
@@ -181,9 +183,7 @@ class ReadWriteLock:
         with self._condition:
             self._writers_waiting += 1
             try:
-                free = self._condition.wait_for(
-                    lambda: not (self._writing or self._readers or self._admitted), timeout
-                )
+                free = self._condition.wait_for(lambda: not (self._writing or self._readers or self._admitted), timeout)
                 self._writing = self._writing or free
             finally:
                 self._writers_waiting = max(0, self._writers_waiting - 1)

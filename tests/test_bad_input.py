@@ -39,7 +39,6 @@ def small():
         (ab.InvalidConfigError, "k must be a whole number >= 1, got -5", [1, 0, 0], {"k": -5}),
         (ab.InvalidConfigError, r"k must be a whole number >= 1, got 2\.0", [1, 0, 0], {"k": 2.0}),
         (ab.InvalidConfigError, "k must be a whole number >= 1, got True", [1, 0, 0], {"k": True}),
-        (ab.InvalidConfigError, "k must be a whole number >= 1, got None", [1, 0, 0], {"k": None}),
         (ab.InvalidConfigError, "candidates must be a whole number >= 1, got 0", [1, 0, 0], {"candidates": 0}),
         (ab.InvalidConfigError, "offset must be a whole number >= 0, got -1", [1, 0, 0], {"offset": -1}),
         (ab.InvalidConfigError, "threshold must be a finite number, got nan", [1, 0, 0], {"threshold": np.nan}),
