@@ -130,7 +130,7 @@ class AttentionVectorBridge(Constructors):
         if index == "auto":
             self._fallback = hnswlib_problem()
             if self._fallback is not None:
-                warnings.warn(f"searching exactly, without hnswlib: {self._fallback}", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"searching exactly, without hnswlib: {self._fallback}", RuntimeWarning, stacklevel=3)
             index = "hnsw" if self._fallback is None else "exact"
         self._index_name = index
         if index == "exact":
@@ -323,7 +323,7 @@ class AttentionVectorBridge(Constructors):
         Parameters
         ----------
         queries : array_like, (b, d)
-        k, candidates, threshold, radius, offset, exact
+        k, candidates
             As for `search`, the same for all queries.
         filter : array_like of bool, list of ids, or a list of those or None
             As for `search`, the same for all queries or one for each.
@@ -331,6 +331,8 @@ class AttentionVectorBridge(Constructors):
             As for `search`, the same for all queries or one for each.
         params : dict, or list of dict or None
             Values for the $names in `where`, the same for all queries or one for each.
+        threshold, radius, offset, exact
+            As for `search`, the same for all queries.
         time_budget : float, optional
             As for `search`, for the whole batch: queries whose turn does not come have no hits.
         query_tokens : list of array_like (m_i, dt), optional

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,9 +158,9 @@ class Documents:
         >>> bridge.get_tokens("a")[0].shape
         (1, 3)
         """
-        view, rows = self._state.store.rows_of(id_list(ids))
-        if view.tokens is None:
+        if self._state.store.view.tokens is None:
             raise InvalidInputError("this bridge stores no tokens; give them to add(vectors, ids, tokens=...)")
+        view, rows = self._state.store.rows_of(id_list(ids))
         return [view.tokens_of(row).copy() for row in rows]
 
     def payload(self, ids: Id | Sequence[Id]) -> Any:
@@ -391,10 +392,18 @@ class Documents:
         store, source = self._state
         if not isinstance(source, Graph) or not source.has_work(store.view):
             return
-        if wait:
-            self._wait_linked(progress)
-        else:
+        if not wait:
             self._linker.start()
+            return
+        try:
+            self._wait_linked(progress)
+        except Exception as error:  # noqa: BLE001 - hnswlib's, of any kind
+            warnings.warn(
+                f"rows are stored and found, but not linked in the graph ({error!r}): searches read them one by one; "
+                "link() tries again",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _wait_linked(self, progress: bool) -> None:
         store, source = self._state

@@ -26,6 +26,10 @@ _LONG_TURN = 0.1
 _QUIET = 0.5
 
 
+# Rows that are taken out in one go.
+_MARKED = 1_000
+
+
 class Graph:
     """An hnswlib index of the rows before number `linked`; those behind are the tail, which searches read in full.
 
@@ -65,9 +69,14 @@ class Graph:
         return self.index.query(queries, n, threads=1)  # the chunks of a batch are what runs in parallel
 
     def remove(self, rows: Sequence[int]) -> None:
-        """Take rows out with the next step; until then searches drop them, for they are dead."""
+        """Take rows out: now, or after the step that is going on. Searches drop them meanwhile, for they are dead."""
         with self._lock:
             self._gone.update(rows)
+        if self._stepping.acquire(blocking=False):
+            try:
+                self._take_out()
+            finally:
+                self._stepping.release()
 
     def lacks(self, view: View) -> int:
         """Return how long the tail is."""
@@ -110,10 +119,11 @@ class Graph:
         return True
 
     def _take_out(self) -> None:
-        due = self._due()
-        self.index.remove([row for row in due if row in self.index])
+        due = sorted(self._due())
+        for start in range(0, len(due), _MARKED):
+            self.index.remove([row for row in due[start : start + _MARKED] if row in self.index])
         with self._lock:
-            self._gone -= due
+            self._gone.difference_update(due)
 
     @contextmanager
     def resting(self) -> Iterator[None]:

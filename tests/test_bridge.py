@@ -288,7 +288,9 @@ def test_config_and_repr():
         "ef_construction": 60,
         "ef": 50,
         "seed": 9,
+        "candidates": 100,
         "threads": 2,
+        "model": None,
         "fallback": None,
     }
     assert repr(bridge) == ("AttentionVectorBridge(0 rows, dim=5, metric='l2', attention='scaled_dot', index='hnsw')")
@@ -769,14 +771,14 @@ def test_a_random_life_equals_a_dict(tmp_path_factory, life):
         assert len(bridge) == len(model)
     if model:
         assert bridge.get(list(model)).tolist() == [row.tolist() for row, _ in model.values()]
-    if bridge._store.tokens is not None:
+    if bridge._state.store.view.tokens is not None:
         for tokens, (_, own) in zip(bridge.get_tokens(list(model)), model.values(), strict=True):
             assert tokens.tolist() == own.tolist()
 
 
 def test_hnswlib_runs_here():
     assert hnswlib_problem() is None
-    assert isinstance(Bridge(dim=2)._source, HnswIndex)
+    assert isinstance(Bridge(dim=2)._state.source.index, HnswIndex)
 
 
 @pytest.mark.parametrize("metric", METRICS)
