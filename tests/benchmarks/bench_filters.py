@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy starts its pool
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import hnswlib
 import numpy as np
 from bench_search import read_vectors
 from common import arguments, interleaved, machine, medians, show, spread, verdict
@@ -17,7 +18,7 @@ import attnbridge as ab
 from attnbridge.integrations.candidates import exact_search, exact_search_each
 from attnbridge.metric import Keys, Metric
 
-K, EF = 10, 100
+K, EF, M, EF_CONSTRUCTION = 10, 100, 16, 200
 SELECTIVITIES = (1.0, 0.5, 0.1, 0.01, 0.001)
 # The targets: recall and k hits everywhere; queries/s as a multiple of hnswlib's, and of a shared filter's.
 RECALL, TIMES_PLAIN, TIMES_SHARED = 0.95, {0.1: 2.0, 0.01: 20.0}, 0.8
@@ -28,10 +29,19 @@ def recall(found: list[list[int]], truth: list[list[int]]) -> float:
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, truth, strict=True)]))
 
 
-def beside_hnswlib(bridge: ab.AttentionVectorBridge, queries: np.ndarray, masks: list[np.ndarray], options) -> None:
-    """Print recall and speed of a shared filter, and of hnswlib calling Python for each label it meets."""
-    plain = bridge._source._index  # type: ignore[attr-defined]
+def build_plain(rows: np.ndarray) -> hnswlib.Index:
+    """Return hnswlib's index with the bridge's settings."""
+    plain = hnswlib.Index("cosine", rows.shape[1])
+    plain.init_index(len(rows), M=M, ef_construction=EF_CONSTRUCTION, random_seed=100)
+    plain.add_items(rows)
     plain.set_ef(EF)
+    return plain
+
+
+def beside_hnswlib(
+    bridge: ab.AttentionVectorBridge, plain: hnswlib.Index, queries: np.ndarray, masks: list[np.ndarray], options
+) -> None:
+    """Print recall and speed of a shared filter, and of hnswlib calling Python for each label it meets."""
     few = queries[: options.plain_queries]
     unit = few / np.linalg.norm(few, axis=1, keepdims=True)
     lines = []
@@ -149,10 +159,10 @@ def main() -> None:
     queries, rows = vectors[order[: options.queries]], vectors[order[options.queries :]]
     shares = {share: [rng.random(len(rows)) < share for _ in queries] for share in SELECTIVITIES}
     in_kernels(rows, queries, shares, options.rounds)
-    bridge = ab.AttentionVectorBridge(dim=rows.shape[1], M=16, ef_construction=200, ef=EF)
+    bridge = ab.AttentionVectorBridge(dim=rows.shape[1], M=M, ef_construction=EF_CONSTRUCTION, ef=EF)
     bridge.add(rows)
     print(f"{len(rows):,} x {rows.shape[1]} rows; {bridge.config}")
-    beside_hnswlib(bridge, queries, [masks[0] for masks in shares.values()], options)
+    beside_hnswlib(bridge, build_plain(rows), queries, [masks[0] for masks in shares.values()], options)
     in_bridge(bridge, queries, shares, options.rounds)
 
 
