@@ -28,6 +28,7 @@ _MOST_CHARACTERS = 20_000
 _MOST_DEPTH = 250
 _MOST_MEMORY = "2GB"
 _CACHED_MASKS = 64
+_QUICK_ROWS = 100_000
 _VIEW = "__attnbridge__"  # no payload column's name is likely to hide behind it
 
 # GLOBAL where a cursor would start with the default again.
@@ -345,10 +346,11 @@ def _check_text(where: Any) -> str:
     return where
 
 
-def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str, Any]) -> Any:
+def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str, Any], rows: int) -> Any:
     """Return the values of the query's column m; Ctrl-C breaks it off.
 
-    Python sees Ctrl-C on the main thread alone, and not while that is inside DuckDB: so it waits outside.
+    Python sees Ctrl-C on the main thread alone, and not while that is inside DuckDB: so over many rows it waits
+    outside. Over few rows DuckDB looks for it often enough.
     """
     done = threading.Event()
     outcome: list[Any] = []
@@ -362,7 +364,7 @@ def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str,
         finally:
             done.set()
 
-    if threading.current_thread() is not threading.main_thread():
+    if rows <= _QUICK_ROWS or threading.current_thread() is not threading.main_thread():
         run()
     else:
         worker = threading.Thread(target=run, name="attnbridge-where", daemon=True)
@@ -479,7 +481,7 @@ class Matcher:
         with _running_engine().connection.cursor() as cursor:
             cursor.register(_VIEW, table)
             try:
-                result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params)
+                result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params, table.num_rows)
             except duckdb.BinderException as error:
                 known = f"; the columns are {', '.join(['id', *payload.names])}" if "not found" in str(error) else ""
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}{known}") from error
