@@ -80,6 +80,7 @@ _DENIED = {
     "json_serialize_plan",
     "json_serialize_sql",
     "list_resize",
+    "parse_duckdb_log_message",
     "range",
     "repeat",
     "to_aggregate_state",
@@ -258,7 +259,7 @@ def _is_stable(name: str) -> bool:
         return False
     function = _running_engine().functions.get(name)
     if function is None:
-        raise InvalidInputError(f"where must use functions that DuckDB has: {name} is unknown")
+        raise InvalidInputError(f"where must use functions that DuckDB has: {name} is unknown; its manual lists them")
     if "aggregate" in function.kinds:
         raise InvalidInputError(
             f"where must not aggregate over rows, got {name}(); list_{name}() and the like aggregate a list"
@@ -292,7 +293,9 @@ def _plain(value: Any, name: str) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidInputError(f"params must be text in Unicode: {name!r} is {value!r}") from None
+            raise InvalidInputError(
+                f"params must be text in Unicode: {name!r} is {value!r}; take the surrogate out"
+            ) from None
         return str.__str__(value)  # of an enum too
     if isinstance(value, int) and not isinstance(value, bool):
         if not -(2**63) <= value < 2**64:
@@ -316,7 +319,7 @@ def _check_params(params: Any, expression: _Expression) -> dict[str, Any]:
         )
     for name in sorted(expression.params):
         if name not in params:
-            raise InvalidInputError(f"params must have a value for each $name in where: {name!r} is missing")
+            raise InvalidInputError(f"params must have a value for each $name in where: {name!r} is missing; add it")
     for name in params:
         if name not in expression.params:
             raise InvalidInputError(
@@ -342,7 +345,7 @@ def _check_text(where: Any) -> str:
             "parameters: id IN $ids"
         )
     if "\0" in where or any("\ud800" <= character <= "\udfff" for character in where):
-        raise InvalidInputError(f"where must be text in Unicode, without NUL, got {_short(where)}")
+        raise InvalidInputError(f"where must be text in Unicode, without NUL, got {_short(where)}; take it out")
     return where
 
 
@@ -471,10 +474,11 @@ class Matcher:
         import duckdb
         import pyarrow as pa
 
-        named = [name for name in payload.names if name.lower() in expression.names]
-        table = payload.table().select(named)
-        if "id" in expression.names or not named:  # a table needs a column to have rows
-            table = table.append_column("id", self._id_column(len(alive)))
+        stored = payload.table()
+        columns = {name: stored[name] for name in payload.names if name.lower() in expression.names}
+        if "id" in expression.names or not columns:  # a table needs a column to have rows
+            columns["id"] = self._id_column(len(alive))
+        table = pa.table(columns)
         mask = alive.copy()
         if not alive.all():  # a stale value must not raise errors, so DuckDB does not get to see it
             table = table.filter(pa.array(alive))
