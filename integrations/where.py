@@ -376,8 +376,9 @@ def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str,
             done.wait()
         except BaseException:
             cursor.interrupt()
-            done.wait()
             raise
+        finally:
+            worker.join()
     if errors:
         raise errors[0]
     return outcome[0]
@@ -490,6 +491,8 @@ class Matcher:
                 known = f"; the columns are {', '.join(['id', *payload.names])}" if "not found" in str(error) else ""
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}{known}") from error
             except (duckdb.Error, RuntimeError) as error:
+                if "Query interrupted" in str(error):  # DuckDB saw Ctrl-C
+                    raise KeyboardInterrupt from error
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}; got {_short(where)}") from error
             finally:
                 cursor.unregister(_VIEW)
