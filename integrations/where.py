@@ -484,7 +484,7 @@ class Matcher:
         if not alive.all():  # a stale value must not raise errors, so DuckDB does not get to see it
             table = table.filter(pa.array(alive))
         with _running_engine().connection.cursor() as cursor:
-            cursor.register(_VIEW, table)
+            cursor.register(_VIEW, table.to_reader())
             try:
                 result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params, table.num_rows)
             except duckdb.BinderException as error:
