@@ -121,6 +121,7 @@ class _Engine(NamedTuple):
 
 _engine: _Engine | None = None
 _engine_lock = threading.Lock()
+_forked = False
 _matchers: "weakref.WeakSet[Matcher]" = weakref.WeakSet()
 
 
@@ -144,12 +145,12 @@ def _running_engine() -> _Engine:
 
 def _forget_engine() -> None:
     """In a forked child: DuckDB's threads are not there; closing the instance would wait for them for ever."""
-    global _engine, _engine_lock
+    global _engine, _engine_lock, _forked
     if _engine is not None:
         import ctypes
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_engine.connection))  # never closed
-    _engine, _engine_lock = None, threading.Lock()
+    _engine, _engine_lock, _forked = None, threading.Lock(), True
     for matcher in list(_matchers):
         matcher._lock = threading.Lock()
 
@@ -353,7 +354,8 @@ def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str,
     """Return the values of the query's column m; Ctrl-C breaks it off.
 
     Python sees Ctrl-C on the main thread alone, and not while that is inside DuckDB: so over many rows it waits
-    outside. Over few rows DuckDB looks for it often enough.
+    outside. Over few rows DuckDB looks for it often enough; and in a forked child a thread of ours can make DuckDB
+    1.5 crash when Python ends.
     """
     done = threading.Event()
     outcome: list[Any] = []
@@ -367,7 +369,7 @@ def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str,
         finally:
             done.set()
 
-    if rows <= _QUICK_ROWS or threading.current_thread() is not threading.main_thread():
+    if rows <= _QUICK_ROWS or _forked or threading.current_thread() is not threading.main_thread():
         run()
     else:
         worker = threading.Thread(target=run, name="attnbridge-where", daemon=True)

@@ -1,6 +1,7 @@
 """Payload: typed columns beside the vectors."""
 
 import base64
+import contextlib
 import datetime as dt
 import math
 import pickle
@@ -131,7 +132,7 @@ def test_polars():
     expected |= {"d": [dt.datetime(2020, 1, 1)] * 2, "k": [["x"], []]}
     assert as_table(frame, 2).to_pydict() == expected
     assert column(frame["c"]).type == pa.string()
-    with pytest.raises(InvalidInputError, match="payload column 'c' must "):
+    with pytest.raises(InvalidInputError, match=r"payload column 'c' must be a list, .* got Series"):
         column(pl.Series([object()], dtype=pl.Object))
 
 
@@ -250,6 +251,8 @@ def test_promotion(stored, given, dtype):
         values = next((v for key, v in samples.items() if name.startswith(key)), [0, None, 1])
         if pa.types.is_list(kind) and pa.types.is_null(kind.value_type):
             values = [[None], None, []]
+        if pa.types.is_boolean(kind):
+            values = [True, None, False]
         if pa.types.is_null(kind):
             values = [None, None, None]
         if pa.types.is_string(kind) or pa.types.is_binary(kind):
@@ -262,7 +265,7 @@ def test_promotion(stored, given, dtype):
         payload = payload_of({"c": array(one)}, 3)
         table = as_table({"c": array(other)}, 3)
         if dtype == "error":
-            with pytest.raises(InvalidInputError, match="payload column 'c' must be .* as stored, got .*; convert it"):
+            with pytest.raises(InvalidInputError, match=r"payload column 'c' must be .* as stored, got .*; convert it"):
                 payload.append(table, 3)
             with pytest.raises(InvalidInputError, match="payload column 'c' must be"):
                 payload.update(np.array([0, 1, 2]), table)
@@ -291,7 +294,7 @@ def test_promotion_of_slices():
 
 def test_whole_numbers_are_never_rounded():
     big = payload_of({"c": [2**53 + 1]}, 1)
-    with pytest.raises(InvalidInputError, match="must not lose values on the way from int64 to double: .*; convert"):
+    with pytest.raises(InvalidInputError, match=r"must not lose values on the way from int64 to double: .*; convert"):
         big.append(as_table({"c": [0.5]}, 1), 1)
     with pytest.raises(InvalidInputError, match="must not lose values"):
         payload_of({"c": [0.5]}, 1).append(as_table({"c": [2**53 + 1]}, 1), 1)
@@ -463,7 +466,5 @@ def test_flipped_bytes_are_errors_or_the_same(tmp_path, rng, rounds):
         broken = bytearray(whole)
         broken[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(broken)
-        try:
+        with contextlib.suppress(IndexCorruptError):
             assert len(Payload.read(path, 50)) == 50
-        except IndexCorruptError:
-            pass

@@ -518,8 +518,10 @@ def test_fork(way):
     done = run(f"""
         import os, signal, sys, threading
         from attnbridge.integrations.where import Matcher
-        matcher = Matcher(list(range(1000)))
-        payload, alive = Payload.empty(0).append(as_table({{"x": np.arange(1000)}}, 1000), 1000), np.ones(1000, bool)
+        count = 200_000
+        matcher = Matcher(range(count))
+        payload = Payload.empty(0).append(as_table({{"x": np.arange(count)}}, count), count)
+        alive = np.ones(count, bool)
         assert matcher.mask("x < 10", None, payload, alive).sum() == 10
         matcher._lock.acquire()  # as another thread may hold it
         child = os.fork()
