@@ -203,8 +203,8 @@ def _arrow(values: Any) -> "pa.ChunkedArray | pa.Array | None":
         return pa.array(native, mask=np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None)
     if hasattr(values, "iloc"):  # pandas: NaN stands for NULL
         return pa.array(values.copy(), from_pandas=True)
-    if hasattr(values, "to_arrow"):  # polars
-        return values.to_arrow()
+    if hasattr(values, "to_arrow"):  # polars, whose Object columns would come as addresses
+        return None if str(values.dtype) == "Object" else values.to_arrow()
     if isinstance(values, list | tuple | range):
         return pa.array(values)
     return None
@@ -236,10 +236,6 @@ def _column(values: Any, column: str, count: int, name: str, scalars: bool) -> "
         raise InvalidInputError(
             f"{what} must hold values of one type ({_SUPPORTED}): {reason}; convert them to one type"
         ) from error
-    except BaseException as error:  # polars panics on its Object columns
-        if type(error).__module__.partition(".")[0] not in ("polars", "pyo3_runtime"):
-            raise
-        raise InvalidInputError(f"{what} must be {_SUPPORTED}, not {values.dtype}; convert it to text") from error
     if array is None:
         raise InvalidInputError(
             f"{what} must be a list, a numpy array, a pandas or polars Series or an Arrow array, "

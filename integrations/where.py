@@ -28,6 +28,7 @@ _MOST_CHARACTERS = 20_000
 _MOST_DEPTH = 250
 _MOST_MEMORY = "2GB"
 _CACHED_MASKS = 64
+_QUICK_ROWS = 100_000
 _VIEW = "__attnbridge__"  # no payload column's name is likely to hide behind it
 
 # GLOBAL where a cursor would start with the default again.
@@ -79,6 +80,7 @@ _DENIED = {
     "json_serialize_plan",
     "json_serialize_sql",
     "list_resize",
+    "parse_duckdb_log_message",
     "range",
     "repeat",
     "to_aggregate_state",
@@ -119,6 +121,7 @@ class _Engine(NamedTuple):
 
 _engine: _Engine | None = None
 _engine_lock = threading.Lock()
+_forked = False
 _matchers: "weakref.WeakSet[Matcher]" = weakref.WeakSet()
 
 
@@ -142,12 +145,12 @@ def _running_engine() -> _Engine:
 
 def _forget_engine() -> None:
     """In a forked child: DuckDB's threads are not there; closing the instance would wait for them for ever."""
-    global _engine, _engine_lock
+    global _engine, _engine_lock, _forked
     if _engine is not None:
         import ctypes
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_engine.connection))  # never closed
-    _engine, _engine_lock = None, threading.Lock()
+    _engine, _engine_lock, _forked = None, threading.Lock(), True
     for matcher in list(_matchers):
         matcher._lock = threading.Lock()
 
@@ -257,7 +260,7 @@ def _is_stable(name: str) -> bool:
         return False
     function = _running_engine().functions.get(name)
     if function is None:
-        raise InvalidInputError(f"where must use functions that DuckDB has: {name} is unknown")
+        raise InvalidInputError(f"where must use functions that DuckDB has: {name} is unknown; its manual lists them")
     if "aggregate" in function.kinds:
         raise InvalidInputError(
             f"where must not aggregate over rows, got {name}(); list_{name}() and the like aggregate a list"
@@ -291,7 +294,9 @@ def _plain(value: Any, name: str) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidInputError(f"params must be text in Unicode: {name!r} is {value!r}") from None
+            raise InvalidInputError(
+                f"params must be text in Unicode: {name!r} is {value!r}; take the surrogate out"
+            ) from None
         return str.__str__(value)  # of an enum too
     if isinstance(value, int) and not isinstance(value, bool):
         if not -(2**63) <= value < 2**64:
@@ -315,7 +320,7 @@ def _check_params(params: Any, expression: _Expression) -> dict[str, Any]:
         )
     for name in sorted(expression.params):
         if name not in params:
-            raise InvalidInputError(f"params must have a value for each $name in where: {name!r} is missing")
+            raise InvalidInputError(f"params must have a value for each $name in where: {name!r} is missing; add it")
     for name in params:
         if name not in expression.params:
             raise InvalidInputError(
@@ -341,14 +346,16 @@ def _check_text(where: Any) -> str:
             "parameters: id IN $ids"
         )
     if "\0" in where or any("\ud800" <= character <= "\udfff" for character in where):
-        raise InvalidInputError(f"where must be text in Unicode, without NUL, got {_short(where)}")
+        raise InvalidInputError(f"where must be text in Unicode, without NUL, got {_short(where)}; take it out")
     return where
 
 
-def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str, Any]) -> Any:
+def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str, Any], rows: int) -> Any:
     """Return the values of the query's column m; Ctrl-C breaks it off.
 
-    Python sees Ctrl-C on the main thread alone, and not while that is inside DuckDB: so it waits outside.
+    Python sees Ctrl-C on the main thread alone, and not while that is inside DuckDB: so over many rows it waits
+    outside. Over few rows DuckDB looks for it often enough; and in a forked child a thread of ours can make DuckDB
+    1.5 crash when Python ends.
     """
     done = threading.Event()
     outcome: list[Any] = []
@@ -362,7 +369,7 @@ def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str,
         finally:
             done.set()
 
-    if threading.current_thread() is not threading.main_thread():
+    if rows <= _QUICK_ROWS or _forked or threading.current_thread() is not threading.main_thread():
         run()
     else:
         worker = threading.Thread(target=run, name="attnbridge-where", daemon=True)
@@ -371,8 +378,9 @@ def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str,
             done.wait()
         except BaseException:
             cursor.interrupt()
-            done.wait()
             raise
+        finally:
+            worker.join()
     if errors:
         raise errors[0]
     return outcome[0]
@@ -469,21 +477,24 @@ class Matcher:
         import duckdb
         import pyarrow as pa
 
-        named = [name for name in payload.names if name.lower() in expression.names]
-        table = payload.table().select(named)
-        if "id" in expression.names or not named:  # a table needs a column to have rows
-            table = table.append_column("id", self._id_column(len(alive)))
+        stored = payload.table()
+        columns = {name: stored[name] for name in payload.names if name.lower() in expression.names}
+        if "id" in expression.names or not columns:  # a table needs a column to have rows
+            columns["id"] = self._id_column(len(alive))
+        table = pa.table(columns)
         mask = alive.copy()
         if not alive.all():  # a stale value must not raise errors, so DuckDB does not get to see it
             table = table.filter(pa.array(alive))
         with _running_engine().connection.cursor() as cursor:
-            cursor.register(_VIEW, table)
+            cursor.register(_VIEW, table.to_reader())
             try:
-                result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params)
+                result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params, table.num_rows)
             except duckdb.BinderException as error:
                 known = f"; the columns are {', '.join(['id', *payload.names])}" if "not found" in str(error) else ""
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}{known}") from error
             except (duckdb.Error, RuntimeError) as error:
+                if "Query interrupted" in str(error):  # DuckDB saw Ctrl-C
+                    raise KeyboardInterrupt from error
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}; got {_short(where)}") from error
             finally:
                 cursor.unregister(_VIEW)
