@@ -1,6 +1,7 @@
 """The .npy files of a snapshot, read without trusting a word of their headers."""
 
 import math
+import os
 import re
 import reprlib
 
@@ -69,9 +70,10 @@ def load_array(
             raise damaged(path, f"its header claims shape {shape}, {claimed} bytes, but it has {blocks.size}")
         if not math.prod(shape):
             return np.empty(shape, expected), offset
+        if os.fstat(opened.fileno()).st_size != claimed:  # numpy would make a file longer that is too short to map
+            raise damaged(path, "it has become shorter")
         if mmap:  # a plain array over the mapping: numpy's memmap class is slow to slice
             return np.asarray(np.memmap(opened, expected, "c", offset, shape)), offset
         array = np.empty(shape, expected)
-        if opened.readinto(array.data.cast("B")) != array.nbytes:
-            raise damaged(path, "it has become shorter")
+        opened.readinto(array.data.cast("B"))
         return array, offset

@@ -37,14 +37,15 @@ class Reader:
         weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, start: int, count: int) -> bytes:
-        """Return `count` bytes from `start`, fewer only where the file ends."""
+        """Return `count` bytes from `start`, fewer where the file ends; no more is asked for than it had when opened."""
+        count = max(0, min(count, self.size - start))
         try:
             if sys.platform == "win32":  # no pread; nor can a file be removed while it is open
                 with self.path.open("rb") as file:
                     file.seek(start)
                     return file.read(count)
             raw = os.pread(self._descriptor, count, start)
-            while raw and len(raw) < min(count, self.size - start):  # one call reads at most 2 GiB
+            while raw and len(raw) < count:  # one call reads at most 2 GiB
                 more = os.pread(self._descriptor, count - len(raw), start + len(raw))
                 if not more:
                     break
@@ -126,7 +127,7 @@ class Blocks:
             start = block * self._block
             stop = min(start + self._block, self.size)
             if zlib.crc32(reader.read(start, stop - start)) != self._sums[block]:
-                raise damaged(self.path, f"the checksum of bytes {start} to {stop} differs")
+                raise damaged(self.path, f"its checksum differs in bytes {start} to {stop}")
             self._verified[block] = True
         self._settle()
 

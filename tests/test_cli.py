@@ -563,7 +563,7 @@ def test_info_tells_what_is_there(folder, numbered):
     files = {path.name: path.stat().st_size for path in snapshot.iterdir() if path.name != "manifest.json"}
     assert about == {
         "folder": str(folder),
-        "format_version": 1,
+        "format_version": 2,
         "snapshot": snapshot.name,
         "rows": ROWS,
         "dim": DIM,
