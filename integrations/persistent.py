@@ -135,7 +135,7 @@ class Persistent(Documents):
         finally:
             home.journaled = journal.size
 
-    def _replay(self, operation: Operation, where: Path) -> None:
+    def _replay(self, operation: Operation, where: str) -> None:
         """Do once more what the journal tells."""
         try:
             name, ids = operation.values.get("operation"), operation.values.get("ids")
@@ -319,7 +319,7 @@ class Persistent(Documents):
             home = Home(root, name, options, lock=lock)
             home.journaled = _journal_size(root, name)  # what comes while this is read, a reload brings again
             for number, operation in enumerate(operations(root, name)):
-                bridge._replay(operation, journal_path(root, name).with_suffix(f":{number}"))
+                bridge._replay(operation, f"record {number} of {journal_path(root, name)}")
             bridge._settle(home)
         except BaseException:
             if lock is not None:
