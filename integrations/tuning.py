@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # this often halfway between the last that fell short and the first that did not.
 _FIRST_EF, _LAST_EF, _REFINEMENTS = 10, 10_000, 3
 
+# More candidates cost more, and are tried only up to this share of the breadth that fewer candidates need.
+_LESS = 0.8
+
 
 class TuningRow(NamedTuple):
     """What one setting gave.
@@ -177,8 +180,8 @@ def tune(
     a little less on others, and where it matters ask for more, or for a larger sample. Filters are not measured.
 
     For each number of candidates ef doubles from there until the target is reached and is then narrowed down by
-    halves; more candidates are tried only with a smaller ef than the one found for fewer, since both are what hnswlib
-    searches by: max(ef, candidates).
+    halves; more candidates are tried only with a clearly smaller ef than the one found for fewer, since hnswlib's
+    breadth is the larger of both.
 
     Examples
     --------
@@ -213,9 +216,8 @@ def tune(
     try:
         with progress_bar(len(widths), "tuning", progress) as advance:
             for candidates in widths:
-                # More candidates than before can only pay with a smaller breadth than before.
                 found = _narrowest(measure, target, candidates, limit) if candidates <= limit else None
-                limit = limit if found is None else found.ef - 1
+                limit = limit if found is None else int(_LESS * found.ef)
                 advance(1)
     finally:
         bridge._set_search(ef=config["ef"], candidates=config["candidates"])
