@@ -19,7 +19,7 @@ from attnbridge.integrations.inputs import as_filter, check_query_tokens, id_lis
 from attnbridge.integrations.search import Request, Searcher
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tuning import Tuning, tune
-from attnbridge.integrations.view import Rows, View
+from attnbridge.integrations.view import Allowed, View
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
 from attnbridge.scoring import resolve
@@ -439,21 +439,22 @@ class AttentionVectorBridge(Constructors):
 
     def _allowed(
         self, store: Store, view: View, filters: Sequence[Any], wheres: Sequence[tuple[Any, Any]], exclude: int
-    ) -> tuple[View, list[Rows | None]]:
-        """Return the rows that each query's filters let pass, all in one view; equal filters share an array."""
+    ) -> tuple[View, list[Allowed | None]]:
+        """Return what each query's filters let pass, all in one view; equal filters share one object."""
         given = {id(filter): filter for filter in filters if filter is not None}
         named = [as_filter(filter) for filter in given.values()]
-        view, rows_of_each = store.allowed_rows(named, view if exclude >= 0 else None)
-        known: dict[Any, Rows | None] = dict(zip(given, rows_of_each, strict=True))
-        out: list[Rows | None] = []
+        view, found = store.allowed(named, view if exclude >= 0 else None)
+        by_filter = dict(zip(given, found, strict=True))
+        known: dict[Any, Allowed | None] = {}
+        out: list[Allowed | None] = []
         for filter, (where, params) in zip(filters, wheres, strict=True):
             key = (id(filter), where if isinstance(where, str) else id(where), id(params))
             if key not in known:
-                rows = None if filter is None else known[id(filter)]
+                allowed = by_filter.get(id(filter))
                 if where is not None or params is not None:
-                    matching = store.matching_rows(where, params, view)
-                    rows = matching if rows is None else np.intersect1d(rows, matching, assume_unique=True)
-                known[key] = rows
+                    matching = store.matching(where, params, view)
+                    allowed = matching if allowed is None else allowed & matching
+                known[key] = None if allowed is not None and allowed.passing == view.live else allowed
             out.append(known[key])
         return view, out
 

@@ -508,7 +508,7 @@ class Documents:
                 gone = list(dict.fromkeys(id_list(ids)))
                 _, rows = store.rows_of(gone)
             else:
-                rows = store.matching_rows(where, params, store.view).tolist()
+                rows = store.matching(where, params, store.view).rows.tolist()
                 gone = [store.view.ids[row] for row in rows]
             if rows:
                 with self._recorded("delete", ids=gone):

@@ -300,15 +300,21 @@ class Persistent(Documents):
         lock = WriterLock.acquire(root) if journal and is_index(root) else None
         options = {"mmap": mmap, "verify": verify, "read_only": read_only, "journal": journal, "model": model}
 
-        def load(snapshot: Snapshot) -> tuple[Self, str]:
+        def load(snapshot: Snapshot) -> tuple[Self, Home]:
             size = sum(snapshot.size(file) for file in snapshot.files)
             if verify == "full" or (verify is None and size < _VERIFY_IN_FULL):
                 snapshot.verify()
-            return cls._loaded(snapshot, mmap, threads), snapshot.name
+            bridge = cls._loaded(snapshot, mmap, threads)
+            home = Home(root, snapshot.name, options, lock=lock)
+            home.journaled = _journal_size(root, snapshot.name)  # what comes while this is read, a reload brings again
+            for number, operation in enumerate(operations(root, snapshot.name)):
+                bridge._replay(operation, f"record {number} of {journal_path(root, snapshot.name)}")
+            if current_snapshot(root) != snapshot.name:  # the journal may have gone before it was read
+                raise IndexCorruptError(f"folder {root} is being saved over and over; try again")
+            return bridge, home
 
         try:
-            bridge: Self
-            bridge, name = load_snapshot(root, KIND, load, verify="lazy")
+            bridge, home = load_snapshot(root, KIND, load, verify="lazy")
             if model is not None and bridge.model != model:
                 raise InvalidConfigError(
                     f"model must be {bridge.model!r}, which made the vectors of {root}, got {model!r}"
@@ -316,10 +322,6 @@ class Persistent(Documents):
                     else f"model cannot be compared: {root} does not say which made its vectors; set bridge.model and "
                     "save it"
                 )
-            home = Home(root, name, options, lock=lock)
-            home.journaled = _journal_size(root, name)  # what comes while this is read, a reload brings again
-            for number, operation in enumerate(operations(root, name)):
-                bridge._replay(operation, f"record {number} of {journal_path(root, name)}")
             bridge._settle(home)
         except BaseException:
             if lock is not None:

@@ -1,5 +1,6 @@
 """One search: candidates from the index, logits over the stored rows, rerank stages, hits."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from attnbridge.errors import IndexCorruptError, InvalidInputError
 from attnbridge.hits import Hits
 from attnbridge.integrations.candidates import Distances, Labels, exact_search, exact_search_each
 from attnbridge.integrations.graph import Foreign, Graph
-from attnbridge.integrations.view import Rows, View
+from attnbridge.integrations.view import Allowed, Rows, View
 from attnbridge.metric import Metric
 from attnbridge.rerank import Pool, Stage
 from attnbridge.scoring import AttentionType
@@ -22,6 +23,9 @@ from attnbridge.threads import for_chunks
 
 # Queries that go to the index and the kernels in one call.
 _CHUNK = 128
+
+# The same where each query has a filter of its own: rows are read for all of them together, the more the better.
+_FILTERED_CHUNK = 1_024
 
 # A filter goes to exact search where reading the allowed rows costs less than the wider graph search that would
 # be needed: a candidate of a graph search costs about as much as this many rows read one after the other.
@@ -45,8 +49,8 @@ class Request:
     threshold : float or None
     radius : float or None
         Largest distance.
-    allowed : list of ((m,) int64 ascending or None), or None
-        Rows that each query's filter lets pass; queries that share a filter share the array.
+    allowed : list of (Allowed or None), or None
+        What each query's filter lets pass; queries that share a filter share the object.
     exclude : int
         A row never to return, or -1.
     exact : bool
@@ -63,7 +67,7 @@ class Request:
     candidates: int
     threshold: float | None
     radius: float | None
-    allowed: Sequence[Rows | None] | None
+    allowed: Sequence[Allowed | None] | None
     exclude: int
     exact: bool
     deadline: float | None
@@ -116,7 +120,7 @@ class Searcher:
         prepared, bias = self.metric.prepare(request.queries, "query")
         count = len(prepared)
         out: list[Any] = [None] * count
-        chunk = max(1, min(_CHUNK if request.deadline is None else 4, -(-count // (4 * request.threads))))
+        chunk = max(1, self._chunk_size(request, count))
 
         def work(start: int, stop: int) -> None:
             part = slice(start, stop)
@@ -127,6 +131,15 @@ class Searcher:
 
         for_chunks(work, count, chunk, request.threads)
         return out
+
+    @staticmethod
+    def _chunk_size(request: Request, count: int) -> int:
+        """Return how many queries to take in one go."""
+        if request.deadline is not None:
+            return 4
+        if request.allowed is not None and any(one is not request.allowed[0] for one in request.allowed):
+            return min(_FILTERED_CHUNK, -(-count // request.threads))
+        return min(_CHUNK, -(-count // (4 * request.threads)))
 
     def _nothing(self) -> Hits:
         """Return the hits of a query whose turn came after the deadline."""
@@ -141,7 +154,8 @@ class Searcher:
         search = _ChunkSearch(self, request, queries, bias, first)
         found = search.candidates() if request.radius is None else search.within(request.radius)
         counts = (found.labels >= 0).sum(axis=1)
-        self.view.check_rows(found.labels[found.labels >= 0])
+        if self.view.guard is not None:
+            self.view.check_rows(found.labels[found.labels >= 0])
         timings = {"candidates": (time.perf_counter() - started) / len(queries)}
         if not request.stages:
             return self._plain(request, queries, bias, found, counts, timings)
@@ -284,9 +298,7 @@ class _ChunkSearch:
         self.request, self.queries, self.bias = request, queries, bias
         self.raw = request.queries[first : first + len(queries)]
         allowed = request.allowed
-        self.allowed: Sequence[Rows | None] = (
-            [None] * len(queries) if allowed is None else allowed[first : first + len(queries)]
-        )
+        self.allowed = None if allowed is None else allowed[first : first + len(queries)]
         self.complete = np.ones(len(queries), np.bool_)
 
     def candidates(self) -> _Found:
@@ -321,39 +333,55 @@ class _ChunkSearch:
         if n == 0:
             return _Found(*_padding(len(which), 0), self.complete[which])
         wanted = n if request.k is None else min(request.offset + request.k + excluding, n)
-        exact, groups = [], dict[int, list[int]]()  # by how many the index is asked for
-        for place, i in enumerate(which):
-            fetch = self._fetch(i, n, wanted)
-            if fetch is None:
-                exact.append(place)
-            else:
-                groups.setdefault(fetch, []).append(place)
         numbers = np.asarray(which)
-        labels, distances = _padding(len(which), n)
-        for fetch, places in groups.items():
-            labels[places], distances[places], poor = self._by_index(numbers[places], fetch, n, wanted)
-            if request.late():
-                self.complete[numbers[places][poor]] = False
+        exact: list[int] | npt.NDArray[np.int64] = []
+        groups = self._routes(which, n, wanted)  # by how many the index is asked for
+        if len(groups) == 1:
+            ((fetch, places),) = groups.items()
+            if fetch is None:
+                labels, distances = self._exact(numbers, n)
             else:
-                exact.extend(np.array(places)[poor].tolist())
-        if exact:
-            labels[exact], distances[exact] = self._exact(numbers[exact], n)
+                labels, distances, poor = self._by_index(numbers, fetch, n, wanted)
+                exact = np.flatnonzero(poor)
+        else:
+            labels, distances = _padding(len(which), n)
+            poor = np.zeros(len(which), np.bool_)
+            for fetch, places in groups.items():
+                if fetch is None:
+                    labels[places], distances[places] = self._exact(numbers[places], n)
+                else:
+                    labels[places], distances[places], poor[places] = self._by_index(numbers[places], fetch, n, wanted)
+            exact = np.flatnonzero(poor)
+        if len(exact):
+            if request.late():
+                self.complete[numbers[exact]] = False
+            else:
+                labels[exact], distances[exact] = self._exact(numbers[exact], n)
         if excluding:
             keep = (labels >= 0) & (labels != request.exclude)
             labels, distances = _kept(labels, distances, keep, min(n, most))
         return _Found(labels, distances, self.complete[numbers])
 
-    def _fetch(self, i: int, n: int, wanted: int) -> int | None:
-        """Return how many rows to ask the index for, or None where reading the rows costs less."""
-        live, rows = self.view.live, self.allowed[i]
-        if self.request.exact or self.source is None or not self.source.ready:
-            return None
-        if rows is None:
-            return min(n + (wanted == n), live)  # one beyond the last hit, to see whether that is tied with it
+    def _routes(self, which: Sequence[int], n: int, wanted: int) -> dict[int | None, list[int]]:
+        """Return how many rows to ask the index for (None: to read the rows) -> places of queries in `which`."""
+        unfiltered = None
+        if not (self.request.exact or self.source is None or not self.source.ready):
+            unfiltered = min(n + (wanted == n), self.view.live)  # one beyond the last hit, to see whether it is tied
+        if self.allowed is None or unfiltered is None:
+            return {unfiltered: list(range(len(which)))}
+        routes: dict[int | None, list[int]] = {}
+        for place, i in enumerate(which):
+            allowed = self.allowed[i]
+            fetch = unfiltered if allowed is None else self._fetch(allowed.passing, n)
+            routes.setdefault(fetch, []).append(place)
+        return routes
+
+    def _fetch(self, passing: int, n: int) -> int | None:
+        """Return how many rows to ask the index for so that enough pass, or None where reading them costs less."""
         # In steps of a quarter, so that queries with filters alike go to the index together.
-        share = 1.5 * live / max(len(rows), 1)
-        fetch = int(n * 1.25 ** np.ceil(np.log(share) / np.log(1.25))) + 1
-        return None if len(rows) < _ROWS_PER_CANDIDATE * fetch else min(fetch, live)
+        share = 1.5 * self.view.live / max(passing, 1)
+        fetch = int(n * 1.25 ** math.ceil(math.log(share) / math.log(1.25))) + 1
+        return None if passing < _ROWS_PER_CANDIDATE * fetch else min(fetch, self.view.live)
 
     def _by_index(
         self, which: npt.NDArray[np.int64], fetch: int, n: int, wanted: int
@@ -362,19 +390,17 @@ class _ChunkSearch:
         assert self.source is not None
         bound = min(self.source.linked, self.view.count)  # before the query: what is linked meanwhile is tail
         labels, distances = self._ask(self.raw[which], fetch)
-        keep = (labels >= 0) & (labels < bound)
-        dropped = (labels >= bound).any(axis=1)
-        keep &= self.view.alive[np.where(keep, labels, 0)]
-        filtered = [self.allowed[i] for i in which]
-        passing = np.array([self.view.live if rows is None else len(rows) for rows in filtered])
-        mask, masked = np.empty(0, np.bool_), None
-        for place, rows in enumerate(filtered):
-            if rows is None:
-                continue
-            if rows is not masked:
-                mask, masked = np.zeros(self.view.count, np.bool_), rows
-                mask[rows] = True
-            keep[place] &= mask[np.where(keep[place], labels[place], 0)]
+        dropped = labels >= bound
+        keep = (labels >= 0) & ~dropped
+        if self.view.live < self.view.count:
+            keep &= self.view.alive[np.where(keep, labels, 0)]
+        passing: int | npt.NDArray[np.int64] = self.view.live
+        if self.allowed is not None:
+            filters = [self.allowed[i] for i in which]
+            passing = np.array([self.view.live if one is None else one.passing for one in filters])
+            for place, one in enumerate(filters):
+                if one is not None:
+                    keep[place] &= one.mask[np.where(keep[place], labels[place], 0)]
         if not keep.all():
             labels, distances = _kept(labels, distances, keep, fetch)
         if bound < self.view.count:
@@ -385,8 +411,8 @@ class _ChunkSearch:
         found = (labels >= 0).sum(axis=1)
         end = np.maximum(np.minimum(found - 1, max(n - 1, wanted)), 0)
         tied = (found > wanted) & (np.take_along_axis(distances, end[:, None], 1)[:, 0] == distances[:, last])
-        few = found < np.minimum(np.where(dropped, wanted, n), passing)
-        return labels[:, :n], distances[:, :n], few | tied
+        few = found < np.minimum(np.where(dropped.any(axis=1), wanted, n), passing)
+        return np.ascontiguousarray(labels[:, :n]), np.ascontiguousarray(distances[:, :n]), few | tied
 
     def _ask(self, queries: npt.NDArray[np.float32], fetch: int) -> tuple[Labels, Distances]:
         assert self.source is not None
@@ -402,14 +428,15 @@ class _ChunkSearch:
         tail = bound + np.flatnonzero(self.view.alive[bound:])
         lists: list[Rows] = []
         for i in which:
-            rows = self.allowed[i]
-            lists.append(tail if rows is None else rows[np.searchsorted(rows, bound) :])
+            one = None if self.allowed is None else self.allowed[i]
+            lists.append(tail if one is None else bound + np.flatnonzero(one.mask[bound:]))
         self.view.check_rows(tail)
         return _merged((labels, distances), self._read(which, lists, n), n)
 
     def _exact(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
         """Return the n nearest of all the rows that each query may find."""
-        lists = [self.allowed[i] for i in which]
+        filters = [None] * len(which) if self.allowed is None else [self.allowed[i] for i in which]
+        lists = [None if one is None else one.rows for one in filters]
         if self.request.deadline is None:
             self._check(lists)
             return self._read(which, lists, n)

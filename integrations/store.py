@@ -16,7 +16,7 @@ from attnbridge.integrations.arrays import load_array
 from attnbridge.integrations.inputs import id_list
 from attnbridge.integrations.rows import Rows, Tokens, grown
 from attnbridge.integrations.snapshot import Snapshot
-from attnbridge.integrations.view import Guard, View
+from attnbridge.integrations.view import Allowed, Guard, View
 from attnbridge.metric import Metric
 
 if TYPE_CHECKING:
@@ -81,23 +81,23 @@ class Store:
             found.append(row)
         return view, found
 
-    def allowed_rows(
+    def allowed(
         self, filters: Sequence[npt.NDArray[np.bool_] | list[Id]], view: View | None
-    ) -> tuple[View, list[npt.NDArray[np.int64]]]:
+    ) -> tuple[View, list[Allowed]]:
         """Return a view, the present one where none is given, and the rows that each filter lets pass there."""
         with self.lock:
             view = view or self.view
-            return view, [view.allowed_rows(filter, self._row_of) for filter in filters]
+            return view, [view.allowed(filter, self._row_of) for filter in filters]
 
-    def matching_rows(self, where: Any, params: Any, view: View) -> npt.NDArray[np.int64]:
-        """Return the rows, ascending, for which a SQL expression over the payload is true."""
+    def matching(self, where: Any, params: Any, view: View) -> Allowed:
+        """Return the rows for which a SQL expression over the payload is true."""
         from attnbridge.integrations.payload import Payload
         from attnbridge.integrations.where import Matcher
 
         if self._matcher is None:
             self._matcher = Matcher(self._ids)
         payload = Payload.empty(view.count) if view.payload is None else view.payload
-        return np.flatnonzero(self._matcher.mask(where, params, payload, view.alive))
+        return Allowed(view.count, self._matcher.mask(where, params, payload, view.alive))
 
     def new_ids(self, ids: Any, count: int) -> list[Id]:
         """Return checked ids for `count` vectors, numbering on where none are given."""
@@ -367,12 +367,15 @@ class Store:
     ) -> "Store":
         store = cls(rows.dim, rows.metric)
         store._rows, store._tokens, store._next_id = rows, tokens, next_id
-        store._alive = np.array([id is not None for id in ids], np.bool_)
-        store._ids = [0 if id is None else id for id in ids]
-        store._row_of = {id: row for row, id in enumerate(ids) if id is not None}
+        store._alive = np.ones(len(ids), np.bool_)
+        if None in ids:
+            store._alive = np.array([id is not None for id in ids], np.bool_)
+            store._row_of = {id: row for row, id in enumerate(ids) if id is not None}
+        else:
+            store._row_of = dict(zip(ids, range(len(ids)), strict=True))  # type: ignore[arg-type]
         store._kind = next((type(id) for id in store._row_of), None)
-        if store._kind is str:
-            store._ids = ["" if id is None else id for id in ids]
+        placeholder: Id = "" if store._kind is str else 0
+        store._ids = [placeholder if id is None else id for id in ids] if None in ids else ids  # type: ignore[assignment]
         token_rows = None if tokens is None else tokens.view()
         store.view = View(rows.keys(), store._alive, len(store._row_of), store._ids, token_rows, payload, guard)
         return store
@@ -417,13 +420,16 @@ def _read_ids(snapshot: Snapshot) -> tuple[list[Id | None], int]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         ids, next_id = stored["ids"], stored["next"]
-        kinds = {type(id) for id in ids} - {type(None)}
-        if not isinstance(ids, list) or type(next_id) is not int or kinds not in (set(), {int}, {str}):
-            raise TypeError("ids must be a list of str or of int")
-        if len(ids) - ids.count(None) != len(set(ids) - {None}):
-            raise ValueError("an id occurs twice")
-        if kinds == {int} and not all(-(2**63) <= id < 2**63 for id in ids if id is not None):
-            raise ValueError("an id does not fit 64 bits")
+        if not isinstance(ids, list) or type(next_id) is not int:
+            raise TypeError("it must have a list and the next one")
+        kinds = set(map(type, ids)) - {type(None)}
+        if kinds not in (set(), {int}, {str}):
+            raise TypeError("they must be all text or all whole numbers")
+        distinct = set(ids) - {None}
+        if len(ids) - ids.count(None) != len(distinct):
+            raise ValueError("one occurs twice")
+        if kinds == {int} and not -(2**63) <= min(distinct) <= max(distinct) < 2**63:
+            raise ValueError("one does not fit 64 bits")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise IndexCorruptError(f"{path} is not a list of ids ({error}); restore it from a backup") from error
     return ids, next_id

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge import kernels
 from attnbridge.hits import Id
 from attnbridge.integrations.blocks import Blocks
 from attnbridge.metric import Keys
 from attnbridge.rerank import TokenRows
-from attnbridge.validation import as_mask
+from attnbridge.threads import usable_threads
+from attnbridge.validation import as_mask, kernel_ready
 
 if TYPE_CHECKING:
     from attnbridge.integrations.payload import Payload
@@ -42,7 +44,7 @@ class Guard:
         if not blocks.pending:
             return
         if rows is None:
-            blocks.check_all()
+            blocks.check_all(usable_threads())
         else:
             blocks.check_rows(rows, offset, self.row_bytes)
 
@@ -52,11 +54,52 @@ class Guard:
             return
         blocks, offset = self.tokens
         if rows is None:
-            blocks.check_all()
+            blocks.check_all(usable_threads())
             return
         for start, length in zip(tokens.starts[rows].tolist(), tokens.lengths[rows].tolist(), strict=True):
             first = offset + start * self.token_bytes
             blocks.check(first, first + length * self.token_bytes)
+
+
+class Allowed:
+    """The rows that a filter lets pass, as a mask or as a list; each is made from the other when it is asked for.
+
+    Parameters
+    ----------
+    count : int
+        How many rows there are.
+    mask : (count,) bool, optional
+    rows : (m,) int64, ascending, optional
+    """
+
+    __slots__ = ("_count", "_mask", "_rows", "passing")
+
+    def __init__(self, count: int, mask: npt.NDArray[np.bool_] | None = None, rows: Rows | None = None) -> None:
+        self._count, self._mask, self._rows = count, mask, rows
+        self.passing = int(np.count_nonzero(mask)) if rows is None else len(rows)  # type: ignore[arg-type]
+
+    @property
+    def rows(self) -> Rows:
+        """The rows' numbers, ascending."""
+        if self._rows is None:
+            mask = np.require(self._mask, requirements=["C", "A"]).view(np.uint8)
+            if mask.ctypes.data % 8:
+                mask = mask.copy()
+            out = np.empty(self.passing + 1, np.int64)
+            kernels.true_rows(kernel_ready(mask), kernel_ready(mask[: len(mask) // 8 * 8].view(np.uint64)), out)
+            self._rows = out[: self.passing]
+        return self._rows
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Whether each row passes."""
+        if self._mask is None:
+            self._mask = np.zeros(self._count, np.bool_)
+            self._mask[self._rows] = True
+        return self._mask
+
+    def __and__(self, other: "Allowed") -> "Allowed":
+        return Allowed(self._count, self.mask & other.mask)
 
 
 @dataclass(frozen=True)
@@ -130,11 +173,15 @@ class View:
         """Return the payload of the given rows."""
         return [{} for _ in rows] if self.payload is None else self.payload.records(rows)
 
-    def allowed_rows(self, filter: npt.NDArray[np.bool_] | list[Id], row_of: dict[Id, int]) -> Rows:
-        """Return the rows, ascending, that a mask over the live rows or a list of ids lets pass."""
+    def allowed(self, filter: npt.NDArray[np.bool_] | list[Id], row_of: dict[Id, int]) -> Allowed:
+        """Return the rows that a mask over the live rows or a list of ids lets pass."""
         if isinstance(filter, np.ndarray):
             mask = as_mask(filter, "filter", self.live)
-            return np.flatnonzero(mask) if self.live == self.count else self.live_rows[mask]
+            if self.live < self.count:
+                spread = np.zeros(self.count, np.bool_)
+                spread[self.live_rows] = mask
+                mask = spread
+            return Allowed(self.count, mask)
         rows = np.unique(np.array([row_of[id] for id in filter if id in row_of], np.int64))
         rows = rows[: np.searchsorted(rows, self.count)]
-        return rows[self.alive[rows]]
+        return Allowed(self.count, rows=rows[self.alive[rows]])

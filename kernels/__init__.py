@@ -6,6 +6,7 @@ by ``attnbridge.threads``, one floor up.
 """
 
 from attnbridge.kernels.dot import dot, row_norms, weighted_sum
+from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
@@ -21,5 +22,6 @@ __all__ = [
     "row_norms",
     "softmax",
     "top_k",
+    "true_rows",
     "weighted_sum",
 ]

@@ -65,7 +65,7 @@ def main() -> None:
         ],
     )
     # The bridge's graph serves both sides, so that the ratio is the cost of what comes on top.
-    same = bridge._source._index  # type: ignore[attr-defined]
+    same = bridge._state.source.index._index  # type: ignore[attr-defined]
     unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     for threads in sorted({1, usable_threads()}):
         seconds = interleaved(
