@@ -3,6 +3,7 @@
 `corrupt` damages a folder that holds an index, at random; other tests use it too.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 import tracemalloc
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +149,7 @@ def hostile(folder, rng):
         at = manifest
         for key in way[:-1]:
             at = at[key]
-        nasty = _NASTY[rng.integers(len(_NASTY))]
+        nasty = copy.deepcopy(_NASTY[rng.integers(len(_NASTY))])
         what = rng.integers(4)
         if what == 0:
             del at[way[-1]]
@@ -237,16 +239,19 @@ def test_random_damage(tmp_path, rounds):
             try:
                 rows, lengths, ids, done = load_all(folder, verify, mmap)
             except ab.IndexCorruptError as error:
-                assert differs, where
-                assert damage == "hostile" or any(name in str(error) for name in names), f"{where}: {error}"
-                assert damage != "hostile" or str(folder) in str(error), f"{where}: {error}"
-                refused.append(damage)
+                message = str(error)
             else:
+                message = None
                 # What is lost at the journal's end cannot be told from an append that a crash has cut off.
                 journals = [name.startswith("journal-") for name in names]
                 assert not differs or damage == "hostile" or all(journals), where
                 assert (rows, lengths, ids) == (ROWS.tobytes(), list(range(100)), list(range(1500))), where
                 assert done == (DONE[: len(done)] if any(journals) else DONE), where
+        if message is not None:
+            assert differs, where
+            named = [str(folder)] if damage == "hostile" else names
+            assert any(name in message for name in named), f"{where}: {message}"
+            refused.append(damage)
         assert time.monotonic() - begun < 5, where
         shutil.rmtree(folder)
     assert set(refused) == {"hostile", *(damage.__name__ for damage in RANDOM)}
@@ -262,10 +267,8 @@ def test_hostile_manifests_take_little_memory(tmp_path, rounds):
             folder = Path(shutil.copytree(tmp_path / "index", tmp_path / "copy"))
             hostile(folder, rng)
             tracemalloc.reset_peak()
-            try:
+            with suppress(ab.IndexCorruptError):
                 load_all(folder, "lazy", False)
-            except ab.IndexCorruptError as error:
-                assert str(folder) in str(error)
             assert tracemalloc.get_traced_memory()[1] < 20 << 20
             shutil.rmtree(folder)
     finally:
