@@ -34,7 +34,7 @@ class Disk:
         self.root, self.stash, self.fault, self.at, self.lasting = root, stash, fault, at, lasting
         self.count = 0
         self.synced = {}  # inode: content on the disk
-        self.pending = []  # (folder, function that undoes it), of folders not synced since
+        self.pending = []  # (folder, paths, function that undoes it), of folders not synced since
         stash.mkdir(parents=True)
         for path in self.all_files():
             self.synced[path.stat().st_ino] = path.read_bytes()
@@ -68,21 +68,21 @@ class Disk:
     def aside(self):
         return self.stash / str(len(list(self.stash.iterdir())))
 
-    def undoable(self, folder, undo):
-        self.pending.append((folder, undo))
+    def undoable(self, undo, *paths):
+        self.pending.append((paths[0].parent, set(paths), undo))
 
     def make_folder(self, path):
         self.real["make_folder"](path)
-        self.undoable(path.parent, lambda: path.rename(self.aside()))
+        self.undoable(lambda: path.rename(self.aside()), path)
 
     def create(self, path):
         descriptor = self.real["create"](path)
-        self.undoable(path.parent, lambda: path.rename(self.aside()))
+        self.undoable(lambda: path.rename(self.aside()), path)
         return descriptor
 
     def rename(self, path, target):
         self.real["rename"](path, target)
-        self.undoable(target.parent, lambda: target.rename(path))
+        self.undoable(lambda: target.rename(path), target, path)
 
     def replace(self, path, target):
         old = self.aside()
@@ -95,12 +95,12 @@ class Disk:
             if old.exists():
                 os.link(old, target)
 
-        self.undoable(target.parent, undo)
+        self.undoable(undo, target, path)
 
     def remove(self, path):
         old = self.aside()
         path.rename(old)
-        self.undoable(path.parent, lambda: old.rename(path))
+        self.undoable(lambda: old.rename(path), path)
 
     remove_tree = remove_folder = remove
 
@@ -115,7 +115,7 @@ class Disk:
     def sync_path(self, path):
         self.real["sync_path"](path)
         if path.is_dir():
-            self.pending = [(folder, undo) for folder, undo in self.pending if folder != path]
+            self.pending = [each for each in self.pending if each[0] != path]
         else:
             self.synced[path.stat().st_ino] = path.read_bytes()
 
@@ -123,8 +123,14 @@ class Disk:
 
     def crash(self, rng):
         """Leave on the disk what a power cut may leave."""
-        kept = [0, len(self.pending), rng.integers(len(self.pending) + 1)][rng.integers(3)]
-        for _, undo in reversed(self.pending[kept:]):
+        # None, some, all, or one of them; in any order, but what rests on a lost one is lost with it.
+        share, only = [(0, -1), (0.5, -1), (1, -1), (0, rng.integers(len(self.pending) + 1))][rng.integers(4)]
+        undone, lost = set(), []
+        for number, (_, paths, undo) in enumerate(self.pending):
+            if rng.random() < share or number == only or undone & paths:
+                undone |= paths
+                lost.append(undo)
+        for undo in reversed(lost):
             undo()
         for path in self.all_files():
             now, old = path.read_bytes(), self.synced.get(path.stat().st_ino, b"")
@@ -246,7 +252,7 @@ def test_power_cut_at_every_operation(tmp_path, monkeypatch, rounds):
     assert count > 90
     found = set()
     for at in range(count):
-        for round in range(rounds(3, 60)):
+        for round in range(rounds(6, 60)):
             root = tmp_path / f"{at}-{round}" / "index"
             life = Life(root)
             with monkeypatch.context() as patch:
