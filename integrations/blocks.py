@@ -37,7 +37,7 @@ class Reader:
         weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, start: int, count: int) -> bytes:
-        """Return `count` bytes from `start`, fewer where the file ends; no more is asked for than it had when opened."""
+        """Return `count` bytes from `start`, fewer where the file ends; never asks for more than it had."""
         count = max(0, min(count, self.size - start))
         try:
             if sys.platform == "win32":  # no pread; nor can a file be removed while it is open

@@ -63,7 +63,7 @@ class _Scan:
             return
         self.size = self._reader.size
         raw = self._reader.read(0, _HEADER.size)
-        if len(raw) < _HEADER.size or self._zeros(_HEADER.size - 4):
+        if len(raw) < _HEADER.size or self._zeros(_HEADER.size - 1):
             return  # its first record was never whole
         magic, version, of, _ = _HEADER.unpack(raw)
         if magic != _MAGIC:
@@ -88,7 +88,7 @@ class _Scan:
             raw = self._reader.read(self.end, _RECORD.size)
             magic, sequence, length, crc, _ = _RECORD.unpack(raw)
             if magic != _RECORD_MAGIC or not _is_signed(raw):
-                if self._zeros(self.end + _RECORD.size - 4):
+                if self._zeros(self.end + _RECORD.size - 1):
                     return
                 raise _corrupt(self.path, self.end, "the header of a record differs from its checksum")
             if sequence != self.count:
@@ -97,7 +97,7 @@ class _Scan:
             if stop > self.size:
                 return
             body = self._reader.read(self.end + _RECORD.size, length + len(_END))
-            if body[length:] == bytes(len(_END)) and stop == self.size:
+            if body[-1] == 0 and stop == self.size:
                 return
             if body[length:] != _END or zlib.crc32(memoryview(body)[:length]) != crc:
                 raise _corrupt(self.path, self.end, f"the checksum of record {sequence} differs")

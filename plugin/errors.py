@@ -14,7 +14,7 @@
     ├── SparseMatrixError         (ValueError)       a malformed sparse mask or adjacency
     ├── TrainingError             (RuntimeError)     training that cannot go on
     ├── IndexCorruptError         (OSError)          a folder that is no index, or a damaged one
-    ├── ConcurrencyError          (RuntimeError)     a call that would wait for itself
+    ├── ConcurrencyError          (RuntimeError)     a call that would wait for itself, or for another process
     └── MissingDependencyError    (ImportError)      an optional package is not there; the message has the remedy
 """
 
@@ -71,7 +71,7 @@ class IndexCorruptError(AttentionError, OSError):
 
 
 class ConcurrencyError(AttentionError, RuntimeError):
-    """A call that would wait for itself."""
+    """A call that would wait for itself, or a folder that another process has open for writing."""
 
 
 class MissingDependencyError(AttentionError, ImportError):
