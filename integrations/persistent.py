@@ -314,6 +314,7 @@ class Persistent(Documents):
             return bridge, home
 
         try:
+            bridge: Self
             bridge, home = load_snapshot(root, KIND, load, verify="lazy")
             if model is not None and bridge.model != model:
                 raise InvalidConfigError(

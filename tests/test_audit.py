@@ -14,30 +14,6 @@ from attnbridge.integrations.audit import AuditRow, recall_interval
 from attnbridge.integrations.tuning import TuningRow
 
 
-@pytest.fixture(autouse=True)
-def hooks(monkeypatch):
-    """Stand in for what the bridge is about to bring: memory(), _set_search() and config's candidates."""
-    if hasattr(ab.AttentionVectorBridge, "_set_search"):
-        return
-    plain, search_batch = ab.AttentionVectorBridge.config.fget, ab.AttentionVectorBridge.search_batch
-
-    def config(self):
-        return {**plain(self), "candidates": getattr(self, "_candidates", 100)}
-
-    def set_search(self, ef, candidates):
-        self._source.ef = ef
-        self._source._index.set_ef(ef)
-        self._candidates = candidates
-
-    def batch(self, queries, k=10, **options):
-        return search_batch(self, queries, k, **{"candidates": self.config["candidates"], **options})
-
-    monkeypatch.setattr(ab.AttentionVectorBridge, "config", property(config))
-    monkeypatch.setattr(ab.AttentionVectorBridge, "search_batch", batch)
-    monkeypatch.setattr(ab.AttentionVectorBridge, "_set_search", set_search, raising=False)
-    monkeypatch.setattr(ab.AttentionVectorBridge, "memory", lambda self: {"rows": 4 * len(self)}, raising=False)
-
-
 def make(rows=400, dim=8, *, index="exact", seed=0, **options):
     bridge = ab.AttentionVectorBridge(dim=dim, index=index, threads=1, **options)
     bridge.add(np.random.default_rng(seed).standard_normal((rows, dim)))
