@@ -26,6 +26,10 @@ _LONG_TURN = 0.1
 _QUIET = 0.5
 
 
+# Seconds before a saved graph is read: hnswlib lets no other thread of Python run meanwhile, and the search that found
+# no graph shall be answered first.
+_COURTESY = 0.02
+
 # Rows that are taken out in one go.
 _MARKED = 1_000
 
@@ -114,6 +118,7 @@ class Graph:
     def _loaded(self) -> bool:
         if self._load is None:
             return False
+        time.sleep(_COURTESY)
         self.index, self.linked = self._load(self.index)
         self._load = None
         return True

@@ -407,7 +407,7 @@ def test_hazard_garbage_in_level_0(tmp_path):
     for at in (96, 200, len(raw) // 2, len(raw) - 1):
         raw[at] ^= 0x40
         graph.write_bytes(raw)
-        with pytest.raises(ab.IndexCorruptError, match=r"graph\.hnsw is damaged: the checksum of bytes 0 to"):
+        with pytest.raises(ab.IndexCorruptError, match=r"graph\.hnsw is damaged: its checksum differs in bytes 0 to"):
             HnswIndex.open(tmp_path / "index")
         raw[at] ^= 0x40
 
