@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.errors import IndexCorruptError
 from attnbridge.integrations.candidates import CandidateSource, Distances, Labels
 from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.view import View
@@ -50,6 +51,7 @@ class Graph:
     ) -> None:
         self.index = index
         self.linked = linked
+        self.damage: IndexCorruptError | None = None  # of the saved graph, found when it was loaded
         self._load = load
         self._draining = False  # linking, once begun, goes on until no tail is left
         self._gone: set[int] = set()  # rows that died, still to be taken out
@@ -64,7 +66,9 @@ class Graph:
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything to ask."""
+        """Whether there is anything to ask; a saved graph that is damaged is told of here."""
+        if self.damage is not None:
+            raise self.damage
         return self.linked > 0
 
     def query(self, queries: npt.NDArray[np.float32], n: int) -> tuple[Labels, Distances]:
@@ -88,6 +92,8 @@ class Graph:
 
     def has_work(self, view: View, *, drain: bool = False) -> bool:
         """Return whether a step would change anything; with `drain` however short the tail is."""
+        if self.damage is not None:
+            return False
         lacking = self.lacks(view)
         self._draining = lacking > 0 and (self._draining or drain or lacking >= LINK_FROM)
         return self._load is not None or self._draining or bool(self._due())
@@ -119,8 +125,13 @@ class Graph:
         if self._load is None:
             return False
         time.sleep(_COURTESY)
-        self.index, self.linked = self._load(self.index)
-        self._load = None
+        try:
+            self.index, self.linked = self._load(self.index)
+        except IndexCorruptError as error:
+            self.damage = error
+            raise
+        finally:
+            self._load = None
         return True
 
     def _take_out(self) -> None:
@@ -268,6 +279,8 @@ class Linker:
             with self._changed:
                 if self._thread is not None:
                     self._changed.wait(1.0)
+                elif self._stopping:  # the interpreter is at its end
+                    return
 
     def stop(self) -> None:
         """End the thread after its present step, and wait for that."""

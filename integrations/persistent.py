@@ -417,6 +417,9 @@ class Persistent(Documents):
             assert fresh._home is not None
             self._state, self._saved, self.model = fresh._state, fresh._saved, fresh.model
             home.snapshot, home.journaled = fresh._home.snapshot, fresh._home.journaled
+            if home.journal is not None:
+                home.journal.close()
+                home.journal = None
         self._linker.start()
         return True
 

@@ -18,7 +18,7 @@ def true_rows(mask: Any, words: Any, out: Any) -> Any:
     words : (n // 8,) uint64
         The same memory.
     out : (count + 1,) int64
-        The last one is scratch: positions are written before it is known whether they count.
+        The last one is scratch, as positions are written before it is known whether they count; it is left -1.
     """
     n = mask.shape[0]
     found = 0
@@ -35,3 +35,4 @@ def true_rows(mask: Any, words: Any, out: Any) -> Any:
         for i in range(n):
             out[found] = i
             found += mask[i]
+    out[found] = -1

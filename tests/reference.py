@@ -154,6 +154,11 @@ def exact_top_k_each(
         exact_top_k(*about, own, scale, positions[one], logits[one])
 
 
+def true_rows(mask: Array, words: Array, out: Array) -> None:
+    """Fill out with the positions where the mask is not 0, and -1 at the end."""
+    out[:] = [*np.flatnonzero(mask), -1]
+
+
 # ---- inputs
 
 
@@ -275,6 +280,13 @@ def _exact_top_k_each(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return *_search(rng, case), ids, np.concatenate([[0], np.cumsum(lengths)]), 2.0**-3, *_ranked(case)
 
 
+def _true_rows(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Few or half of the rows, the first and the last among them."""
+    mask = (rng.random(case.n) < (0.5 if case.gathered else 0.02)).astype(np.uint8)
+    mask[:1] = mask[-1:] = 1
+    return mask, mask[: case.n // 8 * 8].view(np.uint64), np.full(mask.sum() + 1, -7)
+
+
 # ---- the table
 
 
@@ -302,6 +314,7 @@ KERNELS = {
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True),
+    "true_rows": Kernel(kernels.true_rows, true_rows, _true_rows, kinds=("float32",), gathers=True),
     "exact_top_k_each": Kernel(kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True),
 }
 
