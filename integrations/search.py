@@ -464,12 +464,12 @@ class _ChunkSearch:
 
     def _read(self, which: npt.NDArray[np.int64], lists: Sequence[Rows | None], n: int) -> tuple[Labels, Distances]:
         """Return the n nearest of each query's rows (None: all that live)."""
-        everything = None if self.view.live == self.view.count else self.view.live_rows
         queries, bias = self.queries[which], self.bias[which]
         first = lists[0]
         if all(rows is first for rows in lists):
-            rows = everything if first is None else first
-            return exact_search(self.view.keys, self.metric, queries, bias, n, rows)
+            if first is None and self.view.live < self.view.count:
+                first = self.view.live_rows
+            return exact_search(self.view.keys, self.metric, queries, bias, n, first)
         each = [self.view.live_rows if rows is None else rows for rows in lists]
         return exact_search_each(self.view.keys, self.metric, queries, bias, n, each)
 
