@@ -460,8 +460,10 @@ class Documents:
             _, rows = store.rows_of(named)
             last = {row: position for position, row in enumerate(rows)}
             kept = list(last.values())
-            columns = store.updated(list(last), table.take(kept))
-            with self._recorded("set_payload", ids=[named[i] for i in kept], table=table.take(kept)):
+            if len(kept) < len(named):
+                table = table.take(kept)
+            columns = store.updated(list(last), table)
+            with self._recorded("set_payload", ids=[named[i] for i in kept], table=table):
                 store.set_payload(columns)
 
     def delete(
