@@ -1,6 +1,7 @@
 """A bridge on disk: snapshots, the journal between them, one writer and many readers."""
 
 import os
+import pickle
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -446,10 +447,14 @@ class Persistent(Documents):
     def __getstate__(self) -> dict[str, Any]:
         with self._writer:
             left_out = ("_home", "_saved", "_writer", "_writing_thread", "_compacting", "_linker")
-            return {name: value for name, value in self.__dict__.items() if name not in left_out}
+            state = {name: value for name, value in self.__dict__.items() if name not in left_out}
+            # As bytes: rows and graph must be of one moment, and pickle comes to them when others may write again.
+            state["_state"] = pickle.dumps(self._state, pickle.HIGHEST_PROTOCOL)
+            return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._state = pickle.loads(state["_state"])
         self._ready()
 
 
