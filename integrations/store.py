@@ -244,7 +244,7 @@ class Store:
         """Return the payload with other values in distinct rows; what does not fit is refused."""
         from attnbridge.integrations.payload import Payload
 
-        payload = self.view.payload or Payload.empty(self.view.count)
+        payload = Payload.empty(self.view.count) if self.view.payload is None else self.view.payload
         return payload.update(np.array(rows, np.int64), table)
 
     def set_payload(self, payload: "Payload") -> None:
