@@ -508,7 +508,7 @@ def _encoded(operation: str, *, ids: Any = None, vectors: Any = None, tokens: An
     if tokens is not None:
         dim = max((t.shape[1] for t in tokens if len(t)), default=0)
         arrays["token_lengths"] = np.array([len(t) for t in tokens], np.int64)
-        arrays["tokens"] = np.concatenate([np.empty((0, dim), np.float16), *(t.reshape(-1, dim) for t in tokens)])
+        arrays["tokens"] = np.concatenate([np.empty((0, dim), np.float16), *(t for t in tokens if len(t))])
     blobs = {}
     if table is not None:
         import pyarrow as pa
