@@ -257,7 +257,10 @@ class Store:
         view.check_tokens()
         made = Store(self._rows.dim, self.metric)
         made._kind, made._next_id = self._kind, self._next_id
-        tokens = None if view.tokens is None else [view.tokens_of(row) for row in rows.tolist()]
+        tokens = None
+        if view.tokens is not None:
+            tokens = [view.tokens_of(row) for row in rows.tolist()]
+            made._tokens = Tokens(view.tokens.data.shape[1])
         payload = None if view.payload is None else view.payload.take(rows)
         made.add([view.ids[row] for row in rows.tolist()], view.vectors(rows), tokens, payload)
         return made
