@@ -460,8 +460,10 @@ class Documents:
             _, rows = store.rows_of(named)
             last = {row: position for position, row in enumerate(rows)}
             kept = list(last.values())
-            columns = store.updated(list(last), table.take(kept))
-            with self._recorded("set_payload", ids=[named[i] for i in kept], table=table.take(kept)):
+            if len(kept) < len(named):
+                table = table.take(kept)
+            columns = store.updated(list(last), table)
+            with self._recorded("set_payload", ids=[named[i] for i in kept], table=table):
                 store.set_payload(columns)
 
     def delete(
@@ -538,7 +540,9 @@ class Documents:
                 self._state = State(store.emptied(), source and Graph(self._new_index()))
 
     def _new_index(self) -> HnswIndex:
-        return HnswIndex(self._dim, self._metric.name, **self._hnsw, threads=self._threads)
+        source = self._state.source
+        assert isinstance(source, Graph)
+        return HnswIndex(**source.index.settings(), threads=self._threads)
 
     def compact(self, *, progress: bool = True) -> int:
         """Give back the space of replaced and deleted rows; the graph is built anew from those that live.

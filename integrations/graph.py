@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import pickle
 import threading
 import time
 import weakref
@@ -150,11 +151,11 @@ class Graph:
             yield
 
     def __getstate__(self) -> dict[str, Any]:
-        with self.resting():
-            return {"index": self.index, "linked": self.linked}
+        with self.resting():  # as bytes: it may go on being linked before pickle comes to an object
+            return {"index": pickle.dumps(self.index, pickle.HIGHEST_PROTOCOL), "linked": self.linked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["index"], state["linked"])  # type: ignore[misc]
+        self.__init__(pickle.loads(state["index"]), state["linked"])  # type: ignore[misc]
 
 
 class Foreign:

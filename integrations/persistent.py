@@ -1,6 +1,7 @@
 """A bridge on disk: snapshots, the journal between them, one writer and many readers."""
 
 import os
+import pickle
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -452,10 +453,14 @@ class Persistent(Documents):
     def __getstate__(self) -> dict[str, Any]:
         with self._writer:
             left_out = ("_home", "_saved", "_writer", "_writing_thread", "_compacting", "_linker")
-            return {name: value for name, value in self.__dict__.items() if name not in left_out}
+            state = {name: value for name, value in self.__dict__.items() if name not in left_out}
+            # As bytes: rows and graph must be of one moment, and pickle comes to them when others may write again.
+            state["_state"] = pickle.dumps(self._state, pickle.HIGHEST_PROTOCOL)
+            return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._state = pickle.loads(state["_state"])
         self._ready()
 
 
@@ -509,7 +514,7 @@ def _encoded(operation: str, *, ids: Any = None, vectors: Any = None, tokens: An
     if tokens is not None:
         dim = max((t.shape[1] for t in tokens if len(t)), default=0)
         arrays["token_lengths"] = np.array([len(t) for t in tokens], np.int64)
-        arrays["tokens"] = np.concatenate([np.empty((0, dim), np.float16), *(t.reshape(-1, dim) for t in tokens)])
+        arrays["tokens"] = np.concatenate([np.empty((0, dim), np.float16), *(t for t in tokens if len(t))])
     blobs = {}
     if table is not None:
         import pyarrow as pa

@@ -244,7 +244,7 @@ class Store:
         """Return the payload with other values in distinct rows; what does not fit is refused."""
         from attnbridge.integrations.payload import Payload
 
-        payload = self.view.payload or Payload.empty(self.view.count)
+        payload = Payload.empty(self.view.count) if self.view.payload is None else self.view.payload
         return payload.update(np.array(rows, np.int64), table)
 
     def set_payload(self, payload: "Payload") -> None:
@@ -257,7 +257,10 @@ class Store:
         view.check_tokens()
         made = Store(self._rows.dim, self.metric)
         made._kind, made._next_id = self._kind, self._next_id
-        tokens = None if view.tokens is None else [view.tokens_of(row) for row in rows.tolist()]
+        tokens = None
+        if view.tokens is not None:
+            tokens = [view.tokens_of(row) for row in rows.tolist()]
+            made._tokens = Tokens(view.tokens.data.shape[1])
         payload = None if view.payload is None else view.payload.take(rows)
         made.add([view.ids[row] for row in rows.tolist()], view.vectors(rows), tokens, payload)
         return made

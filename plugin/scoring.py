@@ -58,6 +58,14 @@ class AttentionType:
     largest_logit: float | None = None
     aliases: tuple[str, ...] = field(default=())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _named, (self.name,)
+
+
+def _named(name: str) -> AttentionType:
+    """Return a row of the registry, for pickle."""
+    return REGISTRY[name]
+
 
 def _positive(value: Any, name: str) -> float:
     return as_number(value, name, above=0.0)
