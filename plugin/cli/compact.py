@@ -2,11 +2,15 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from attnbridge.cli.inputs import FOLDER, opened
 from attnbridge.cli.output import print_json
+
+if TYPE_CHECKING:
+    from attnbridge.integrations.snapshot import Snapshot
 
 
 @click.command()
@@ -17,11 +21,13 @@ def compact(folder: Path, as_json: bool, quiet: bool) -> None:
     """Rewrite the index in FOLDER without deleted and replaced rows; its graph is built anew from those that live."""
     started = time.perf_counter()
     with opened(folder, write=True) as bridge:
-        before = _bytes(folder)
+        before, whole = _on_disk(folder)
         dead = bridge.compact(progress=not quiet)
-        bridge.link(progress=not quiet)
-        bridge.save(folder)
-        after, rows = _bytes(folder), len(bridge)
+        if dead or not whole:
+            bridge.link(progress=not quiet)
+            bridge.save(folder)
+        after, _ = _on_disk(folder)
+        rows = len(bridge)
     seconds = time.perf_counter() - started
     if as_json:
         result = {"rows": rows, "removed": dead, "bytes_before": before, "bytes": after}
@@ -33,12 +39,15 @@ def compact(folder: Path, as_json: bool, quiet: bool) -> None:
         )
 
 
-def _bytes(folder: Path) -> int:
-    """Return the bytes of the current snapshot and its journal."""
+def _on_disk(folder: Path) -> tuple[int, bool]:
+    """Return the bytes of the current snapshot and its journal, and whether a save would add nothing to them."""
     from attnbridge.integrations.journal import journal_path
-    from attnbridge.integrations.snapshot import current_snapshot
+    from attnbridge.integrations.snapshot import load_snapshot
 
-    name = current_snapshot(folder)
-    journal = journal_path(folder, name)
-    files = [*(folder / name).iterdir(), *([journal] if journal.exists() else [])]
-    return sum(file.stat().st_size for file in files)
+    def read(snapshot: "Snapshot") -> tuple[int, bool]:
+        journal, rows = journal_path(folder, snapshot.name), snapshot.setting("rows", int)
+        files = [*snapshot.folder.iterdir(), *([journal] if journal.exists() else [])]
+        whole = not journal.exists() and snapshot.manifest.get("linked", rows) == rows
+        return sum(file.stat().st_size for file in files), whole
+
+    return load_snapshot(folder, None, read, verify="lazy")

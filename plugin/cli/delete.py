@@ -1,11 +1,10 @@
 """`attnbridge delete`: rows out of an index, by id or by a condition."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from attnbridge.cli.inputs import FOLDER, PARAM_HELP, WHERE_HELP, ids_of, opened, params_of
+from attnbridge.cli.inputs import FOLDER, PARAM_HELP, WHERE_HELP, can_ask, ids_of, opened, params_of
 from attnbridge.cli.output import print_json, shown
 
 # Ids that are shown before they are deleted.
@@ -38,7 +37,7 @@ def delete(
     """
     if bool(ids) == (where is not None):
         raise click.UsageError("give either IDs or --where")
-    if where is not None and not yes and not dry_run and (as_json or not sys.stdin.isatty()):
+    if where is not None and not yes and not dry_run and (as_json or not can_ask()):
         raise click.UsageError("--where needs --yes or --dry-run where nobody can be asked")
     values = params_of(params, where)
     with opened(folder, write=True) as bridge:
@@ -49,7 +48,7 @@ def delete(
             bridge.delete(where=where, params=values)
         gone = [id for id in before if id not in bridge]
         if gone and where is not None and not yes and not dry_run:
-            click.echo(f"{_sample(gone)}", err=True)
+            click.echo(_sample(gone), err=True)
             click.confirm(f"Delete {len(gone)} of {len(before)} rows from {folder}?", abort=True, err=True)
         if gone and not dry_run:
             bridge.save(folder)

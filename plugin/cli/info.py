@@ -76,7 +76,9 @@ def _columns(snapshot: "Snapshot") -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = snapshot.blocks("payload.parquet").path
+    blocks = snapshot.blocks("payload.parquet")
+    blocks.check(blocks.size - 1, blocks.size)  # the block in which the schema is, or ends
+    path = blocks.path
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError) as error:

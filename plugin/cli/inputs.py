@@ -2,8 +2,9 @@
 
 import csv
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,8 @@ def names_of(texts: Sequence[str], option: str) -> list[str]:
     names: list[str] = []
     for text in texts:
         try:
-            (row,) = csv.reader([text], skipinitialspace=True, strict=True)
-        except (csv.Error, ValueError) as error:
+            row = next(csv.reader([text], skipinitialspace=True, strict=True)) or [""]
+        except csv.Error as error:
             raise click.UsageError(f"{option} must be names separated by commas, got {text!r}: {error}") from error
         names += [name.strip() for name in row]
     if not all(names):
@@ -222,6 +223,16 @@ def ids_of(bridge: "AttentionVectorBridge", texts: Sequence[str], option: str) -
     return ids
 
 
+def can_ask() -> bool:
+    """Return whether a person sits at the other end of stdin.
+
+    Returns
+    -------
+    bool
+    """
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Be the process that writes an index, from before long work is begun; a folder that is none stays as it is.
@@ -263,8 +274,6 @@ def opened(folder: Path, *, write: bool) -> "Iterator[AttentionVectorBridge]":
     ------
     AttentionVectorBridge
     """
-    from contextlib import nullcontext
-
     from attnbridge.integrations import AttentionVectorBridge
 
     with (

@@ -174,4 +174,4 @@ def _print_tables(found: "Hits | list[Hits]") -> None:
             )
         print_table(made)
         if records and len(records[0]) > len(names):
-            click.echo(f"{len(records[0]) - len(names)} more payload columns: --json shows all")
+            click.echo(f"More payload with --json: {', '.join(map(shown, list(records[0])[_COLUMNS:]))}")

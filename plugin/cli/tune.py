@@ -62,8 +62,8 @@ def tune(
                 seed=seed,
                 progress=not quiet,
             )
-        save = found.reached and not dry_run
-        if save and bridge.config != before:
+        save = found.reached and not dry_run and bridge.config != before
+        if save:
             bridge.save(folder)
     if as_json:
         about = {"target": found.target, "k": found.k, "queries": found.queries, "threads": found.threads}
@@ -71,7 +71,8 @@ def tune(
         print_json({"folder": str(folder), **about, **result, "rows": [row._asdict() for row in found.rows]})
     elif not quiet:
         click.echo(str(found))
-        if save:
-            click.echo(f"\n{folder}: saved ef={found.best.ef}, candidates={found.best.candidates}")
+        setting = f"ef={found.best.ef}, candidates={found.best.candidates}"
+        if found.reached and not dry_run:
+            click.echo(f"\n{folder}: {'saved' if save else 'has already'} {setting}")
     if not found.reached:
         raise click.exceptions.Exit(1)
