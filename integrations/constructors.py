@@ -15,7 +15,7 @@ from attnbridge.integrations.graph import Graph
 from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.persistent import Persistent
 from attnbridge.integrations.store import Store
-from attnbridge.integrations.tables import Source, from_file, from_relation
+from attnbridge.integrations.tables import Columns, Source, from_file, from_relation
 from attnbridge.progress import progress_bar
 from attnbridge.validation import as_matrix
 
@@ -97,6 +97,7 @@ class Constructors(Persistent):
         vector: str = "embedding",
         id: str | None = "id",
         *,
+        payload: Columns = None,
         progress: bool = True,
         **options: Any,
     ) -> Self:
@@ -109,6 +110,9 @@ class Constructors(Persistent):
             Column of float lists.
         id : str or None, default "id"
             Column of ids; None numbers the rows from 0.
+        payload : list of str or bool, optional
+            Columns to keep as payload; True for all others than those two. Types go through Arrow: ENUM, UUID, JSON,
+            INTERVAL, BIT and TIMETZ become text, HUGEINT a decimal, a MAP a list of key and value.
         progress : bool, default True
         **options : object
             As for the constructor, without dim.
@@ -125,14 +129,14 @@ class Constructors(Persistent):
         Examples
         --------
         >>> import pathlib, tempfile, attnbridge as ab, pyarrow as pa, pyarrow.parquet as pq
-        >>> table = pa.table({"id": ["a", "b"], "embedding": [[1.0, 0.0], [0.0, 1.0]]})
+        >>> table = pa.table({"id": ["a", "b"], "embedding": [[1.0, 0.0], [0.0, 1.0]], "year": [1998, 2017]})
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     pq.write_table(table, pathlib.Path(folder, "docs.parquet"))
-        ...     bridge = ab.AttentionVectorBridge.from_parquet(pathlib.Path(folder, "docs.parquet"))
-        >>> bridge.ids()
-        ['a', 'b']
+        ...     bridge = ab.AttentionVectorBridge.from_parquet(pathlib.Path(folder, "docs.parquet"), payload=["year"])
+        >>> bridge.ids(), bridge.payload("b")
+        (['a', 'b'], {'year': 2017})
         """
-        return cls.from_file(path, vector, id, progress=progress, **options)
+        return cls.from_file(path, vector, id, payload=payload, progress=progress, **options)
 
     @classmethod
     def from_file(
@@ -141,6 +145,7 @@ class Constructors(Persistent):
         vector: str | None = None,
         id: str | None = None,
         *,
+        payload: Columns = None,
         progress: bool = True,
         **options: Any,
     ) -> Self:
@@ -151,6 +156,8 @@ class Constructors(Persistent):
         path : path-like
         vector, id : str, optional
             Columns of a table, arrays of a npz file; without id the rows are numbered from 0.
+        payload : list of str or bool, optional
+            As for `from_parquet`; of a npz file, arrays of one value a row.
         progress : bool, default True
         **options : object
             As for the constructor, without dim.
@@ -172,7 +179,7 @@ class Constructors(Persistent):
         >>> len(bridge)
         3
         """
-        return cls._from_source(from_file(path, vector, id), progress, options)
+        return cls._from_source(from_file(path, vector, id, payload), progress, options)
 
     @classmethod
     def from_duckdb(
@@ -182,6 +189,7 @@ class Constructors(Persistent):
         vector: str = "embedding",
         id: str | None = "id",
         *,
+        payload: Columns = None,
         progress: bool = True,
         **options: Any,
     ) -> Self:
@@ -195,6 +203,9 @@ class Constructors(Persistent):
             Column of float lists or arrays.
         id : str or None, default "id"
             Column of ids; None numbers the rows from 0.
+        payload : list of str or bool, optional
+            Columns to keep as payload; True for all others than those two. Types go through Arrow: ENUM, UUID, JSON,
+            INTERVAL, BIT and TIMETZ become text, HUGEINT a decimal, a MAP a list of key and value.
         progress : bool, default True
         **options : object
             As for the constructor, without dim.
@@ -222,7 +233,7 @@ class Constructors(Persistent):
             relation = con.table(table)
         except duckdb.Error as error:
             raise InvalidInputError(f"table must name a table or view: {str(error).splitlines()[0]}") from error
-        return cls._from_source(from_relation(relation, vector, id, f"table {table}"), progress, options)
+        return cls._from_source(from_relation(relation, vector, id, f"table {table}", payload), progress, options)
 
     @classmethod
     def _from_source(cls, source: Source, progress: bool, options: Mapping[str, Any]) -> Self:
@@ -232,9 +243,9 @@ class Constructors(Persistent):
         bridge = cls(source.dim, **options)
         first = 0
         with progress_bar(source.total, "indexing", progress and source.total >= PROGRESS_FROM) as advance:
-            for vectors, ids in source.batches:
+            for vectors, ids, payload in source.batches:
                 try:
-                    bridge.add(vectors, ids, progress=False)
+                    bridge.add(vectors, ids, payload=payload, progress=False)
                 except InvalidInputError as error:
                     if not first:
                         raise

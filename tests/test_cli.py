@@ -152,8 +152,10 @@ def stated_defaults(command):
 
 def test_defaults_in_the_help_are_the_library_s():
     """They are written out there, because reading them from the classes would load the library."""
+    from attnbridge.cli.audit import audit
     from attnbridge.cli.index import _GRAPH_OPTIONS, index
     from attnbridge.cli.search import search
+    from attnbridge.cli.tune import tune
 
     stated = stated_defaults(index)
     assert stated.pop("vector") == "embedding"
@@ -168,6 +170,17 @@ def test_defaults_in_the_help_are_the_library_s():
         "expansion_mix": str(expansion.mix),
         "late_interaction_mix": str(late.mix),
     }
+    shares = inspect.signature(ab.AttentionVectorBridge.audit).parameters["selectivities"].default
+    assert stated_defaults(audit) == {"selectivities": ", ".join(map(str, shares))}
+    for command, method in ((audit, ab.AttentionVectorBridge.audit), (tune, ab.AttentionVectorBridge.tune)):
+        signature = inspect.signature(method).parameters
+        shown = {
+            parameter.name: parameter.default
+            for parameter in command.params
+            if getattr(parameter, "show_default", False)
+        }
+        assert shown
+        assert shown == {name: signature[name].default for name in shown}
     choices = {parameter.name: parameter.type for parameter in index.params}
     assert tuple(choices["metric"].choices) == METRICS
 
@@ -232,7 +245,7 @@ def test_index_threads_reach_the_bridge(vectors, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ab.AttentionVectorBridge, "from_file", classmethod(spy))
     succeeds("index", tmp_path / "docs.npy", "-o", tmp_path / "a", "--threads", 2)
-    assert seen == {"progress": True, "metric": "cosine", "index": "auto", "threads": 2}
+    assert seen == {"payload": None, "progress": True, "metric": "cosine", "index": "auto", "threads": 2}
     assert succeeds("index", tmp_path / "docs.npy", "-o", tmp_path / "b", "--quiet") == ""
     assert seen["progress"] is False
 
@@ -315,10 +328,12 @@ def as_json(hits):
             {
                 **hit._asdict(),
                 "parts": {n: None if np.isnan(v[i]) else v[i] for n, v in hits.parts.items()},
+                "payload": hits.payload[i],
             }
             for i, hit in enumerate(hits)
         ],
         "candidates": hits.candidates,
+        "complete": True,
     }
 
 
@@ -566,17 +581,23 @@ def test_info_tells_what_is_there(folder, numbered):
         "format_version": 2,
         "snapshot": snapshot.name,
         "rows": ROWS,
+        "dead_rows": 0,
+        "linked_rows": 0,
         "dim": DIM,
+        "model": None,
         "tokens": True,
+        "payload": {},
         "config": {
             "metric": "cosine",
             "attention": "scaled_dot",
             "options": {"scale": 20.0},
+            "candidates": 100,
             "index": "hnsw",
             "hnsw": {"M": 16, "ef_construction": 200, "ef": 100, "seed": 100},
         },
         "files": files,
         "bytes": sum(files.values()),
+        "journal_bytes": 0,
     }
     exact = json.loads(succeeds("info", numbered, "--json"))
     assert exact["tokens"] is False
@@ -592,7 +613,11 @@ def test_info_for_people_holds_the_same(folder):
     assert ("M", "16") in lines
 
 
-@pytest.mark.parametrize("command", [["info"], ["search", "--like", "a"]], ids=["info", "search"])
+@pytest.mark.parametrize(
+    "command",
+    [["info"], ["search", "--like", "a"], ["audit"], ["tune"], ["compact"], ["delete", "a"]],
+    ids=lambda command: command[0],
+)
 def test_folder_that_is_no_index(command, tmp_path, vectors):
     name, *options = command
     missing = tmp_path / "none"
@@ -604,7 +629,7 @@ def test_folder_that_is_no_index(command, tmp_path, vectors):
     assert "holds a HnswIndex, not a AttentionVectorBridge" in fails(name, tmp_path / "graph", *options)
 
 
-@pytest.mark.parametrize("command", [["info"], ["search", "--like", "0"]], ids=["info", "search"])
+@pytest.mark.parametrize("command", [["verify"], ["search", "--like", "0"]], ids=["verify", "search"])
 def test_damaged_index_names_the_file(command, numbered, vectors, tmp_path):
     made = ab.AttentionVectorBridge(DIM, index="exact")
     made.add(vectors)
@@ -642,7 +667,7 @@ late = ab.LateInteraction()
 for metric in ("cosine", "ip", "l2"):
     for index in ("auto", "exact"):
         made = ab.AttentionVectorBridge(12, metric, index=index)
-        made.add(rows, tokens=tokens)
+        made.add(rows, tokens=tokens, payload={"n": list(range(50))})
         with tempfile.TemporaryDirectory() as folder:
             made.save(folder)
             for bridge in (made, ab.AttentionVectorBridge.open(folder, mmap=False)):
@@ -650,10 +675,20 @@ for metric in ("cosine", "ip", "l2"):
                 bridge.search(rows[0], k=40, exact=True)
                 bridge.search(id=3, rerank=[ab.QueryExpansion(), late])
                 bridge.search_batch(rows, filter=list(range(10, 40)))
+                bridge.search_batch(rows[:2], where=["n > 3", None], filter=[None, [1, 2, 3]])
+                bridge.search(rows[0], where="n > $n", params={"n": 40}, exact=True, time_budget=60.0)
+                bridge.search(rows[0], radius=1.0, rerank=ab.QueryExpansion())
+                bridge.search(rows[0], radius=1.0, filter=[1, 2, 3], k=2, exact=True)
+                bridge.search_batch(rows, radius=1.0, where="n < 3", time_budget=60.0)
+                bridge.audit(3, sample=5, selectivities=[1.0, 0.2], progress=False)
+                if index == "auto":
+                    bridge.tune(0.5, k=3, sample=5, progress=False)
                 bridge.search_batch(rows[:1], query_tokens=[np.ones((2, 5))], query_token_weights=[[1, 2]], rerank=late)
                 bridge.delete([5])
                 bridge.add(rows[:3])
                 bridge.search(rows[0])
+                bridge.compact()
+                bridge.search(rows[0], radius=1.0)
 keys = rows.astype(np.float32)
 ab.attention(keys, keys, keys)
 ab.attention_scores(keys[0].tolist(), keys)

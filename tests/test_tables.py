@@ -1,7 +1,10 @@
 """Bridges out of Parquet, DuckDB, CSV, JSON lines and numpy files."""
 
+import csv
 import gc
 import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import duckdb
 import numpy as np
@@ -221,3 +224,135 @@ def test_ids_that_come_again_are_told():
     with pytest.warns(UserWarning, match="3 of 6 rows had an id that came again"):
         bridge = ab.AttentionVectorBridge.from_duckdb(con, "docs")
     assert bridge.get([0, 1, 2])[:, 0].tolist() == [1.0, 3.0, 5.0]
+
+
+# ---- payload
+
+
+def test_payload_columns_of_every_kind_of_file(table, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, ids, data = table
+    data = data.append_column("odd, name", pa.array([None, *(f"t{i}" for i in range(1, 25))]))
+    pq.write_table(data, tmp_path / "d.parquet")
+    records = data.select(["n", "odd, name"]).to_pylist()
+    lines = [json.dumps({k: v for k, v in r.items() if k != "fixed"}) for r in data.to_pylist()]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    columns = ["id", "embedding", "n", "odd, name"]
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *([record[name] for name in columns] for record in data.to_pylist())])
+    for name in ("d.parquet", "d.jsonl", "d.csv"):
+        kept = Bridge.from_file(tmp_path / name, id="id", payload=["n", "odd, name"], index="exact")
+        assert kept.payload(ids) == records
+        assert kept.get(ids).tobytes() == rows.tobytes()
+        few = Bridge.from_file(tmp_path / name, id="id", payload=("odd, name",), index="exact")
+        assert few.payload("d7") == {"odd, name": "t7"}
+        for nothing in (None, False, []):
+            assert Bridge.from_file(tmp_path / name, id="id", payload=nothing, index="exact").payload("d7") == {}
+    everything = Bridge.from_parquet(tmp_path / "d.parquet", payload=True, index="exact").payload("d7")
+    assert everything == {"fixed": rows[7].tolist(), "n": 107, "odd, name": "t7"}
+    assert Bridge.from_file(tmp_path / "d.csv", id="id", payload=True, index="exact").payload(ids) == records
+
+
+def test_payload_of_npz(tmp_path, rng):
+    rows = rng.standard_normal((10_005, 2)).astype(np.float32)
+    arrays = {
+        "n": np.arange(10_005, dtype=np.int16),
+        "t": np.array([f"ä{i}" for i in range(10_005)]),
+        "day": np.datetime64("2020-01-01") + np.arange(10_005),
+        "half": np.arange(10_005) % 2 == 0,
+    }
+    np.savez(tmp_path / "d.npz", embedding=rows, key=np.arange(10_005)[::-1], **arrays)
+    bridge = Bridge.from_file(tmp_path / "d.npz", id="key", payload=True, index="exact", progress=False)
+    for row in (0, 9_999, 10_000, 10_004):
+        expected = {name: values[row].item() for name, values in arrays.items()}
+        assert bridge.payload(10_004 - row) == expected
+    assert Bridge.from_file(tmp_path / "d.npz", payload=["t"], index="exact").payload(3) == {"t": "ä3"}
+    np.savez(tmp_path / "two.npz", embedding=rows, other=rows, few=np.arange(3))
+    for name, shape in (("other", r"\(10005, 2\)"), ("few", r"\(3,\)")):
+        with pytest.raises(ab.InvalidInputError, match=f"one value for each of 10005 rows: '{name}' .*shape {shape}"):
+            Bridge.from_file(tmp_path / "two.npz", payload=[name])
+    np.save(tmp_path / "d.npy", rows)
+    assert len(Bridge.from_file(tmp_path / "d.npy", payload=False, index="exact")) == 10_005
+    for payload in (True, ["n"], []):
+        with pytest.raises(ab.InvalidInputError, match=r"without names: leave out payload, or make a \.npz file"):
+            Bridge.from_file(tmp_path / "d.npy", payload=payload)
+
+
+_KINDS = {
+    "'a'::ENUM('a', 'b')": "a",
+    "'7a2f0c1e-0000-4000-8000-000000000001'::UUID": "7a2f0c1e-0000-4000-8000-000000000001",
+    "'{\"k\": 1}'::JSON": '{"k": 1}',
+    "INTERVAL 40 DAY": "40 days",
+    "'101'::BIT": "101",
+    "'10:00:00+01'::TIMETZ": "10:00:00+01",
+    "12345678901234567890123456789012345678::HUGEINT": Decimal("12345678901234567890123456789012345678"),
+    "5::UHUGEINT": Decimal(5),
+    "18446744073709551615::UBIGINT": 18446744073709551615,
+    "1.50::DECIMAL(9, 2)": Decimal("1.50"),
+    "'ab'::BLOB": b"ab",
+    "true": True,
+    "DATE '2020-01-31'": date(2020, 1, 31),
+    "TIMESTAMP '2020-01-31 10:00:00'": datetime(2020, 1, 31, 10),
+    "TIMESTAMPTZ '2020-01-31 10:00:00+00'": datetime(2020, 1, 31, 10, tzinfo=UTC),
+    "[1, 2]::INTEGER[2]": [1, 2],
+    "['a'::ENUM('a', 'b'), NULL]": ["a", None],
+    "MAP {'k': [1::HUGEINT]}": [{"key": "k", "value": [Decimal(1)]}],
+    "{'a': INTERVAL 1 DAY, 'b c': ['11'::BIT], 'd': {'e': 2}}": {"a": "1 day", "b c": ["11"], "d": {"e": 2}},
+    "NULL": None,
+}
+
+
+@pytest.mark.parametrize(("sql", "value"), _KINDS.items(), ids=_KINDS)
+def test_payload_types_of_duckdb(sql, value):
+    con = duckdb.connect()
+    con.execute(f"SET TimeZone = 'UTC'; CREATE TABLE docs AS SELECT 7 AS id, [1.0, 2.0] AS embedding, {sql} AS \"x y\"")
+    con.execute("INSERT INTO docs VALUES (8, [2.0, 1.0], NULL)")
+    bridge = Bridge.from_duckdb(con, "docs", payload=True, index="exact")
+    assert bridge.payload([7, 8]) == [{"x y": value}, {"x y": None}]
+    assert bridge.search([1.0, 2.0], where='"x y" IS NOT NULL').ids == ([] if value is None else [7])
+
+
+def test_payload_refusals():
+    con = duckdb.connect()
+    con.execute(
+        'CREATE TABLE docs AS SELECT 7 AS id, [1.0, 2.0] AS embedding, union_value(k := 1) AS un, 1 AS "ID""", '
+        "{'m': MAP {'a': 1}} AS deep, 170141183460469231731687303715884105727::HUGEINT AS huge, "
+        "2 AS year, 3 AS v, 4 AS c0"
+    )
+    known = 'id, embedding, un, ID", deep, huge, year, v, c0'
+    for payload, message in [
+        (["nope"], f"payload must name columns of table docs, got 'nope'; its columns are: {known}"),
+        (["year", 3], "payload must name columns of table docs, got 3; its columns are"),
+        (["embedding"], "must not name 'embedding': it is the column of vectors of table docs; leave it out"),
+        (["id"], "must not name 'id': it is the column of ids of table docs; leave it out"),
+        (["year", "v", "year"], "payload must name each column once, got 'year' again; leave it out"),
+        ("year", r"payload must be a list of column names, True for all, or None, got 'year'; write \['name'\]"),
+        (7, "payload must be a list of column names, True for all, or None, got 7"),
+        (["un"], "payload column 'un' must be bool, int.* not sparse_union.*; convert it to text"),
+        (["deep"], "payload column 'deep' must be bool, int.* not struct<m: map.*; convert it to text"),
+        (["v", "huge"], r"column 'huge' of table docs cannot be read as payload: .*DECIMAL\(38,0\).*; leave it out"),
+    ]:
+        with pytest.raises(ab.InvalidInputError, match=message):
+            Bridge.from_duckdb(con, "docs", payload=payload)
+    with pytest.raises(ab.InvalidInputError, match="column 'id': name it as the id of table docs, or list the columns"):
+        Bridge.from_duckdb(con, "docs", id=None, payload=True)
+    odd = Bridge.from_duckdb(con, "docs", payload=["c0", "v", 'ID"', "year"])
+    assert odd.payload(7) == {"c0": 4, "v": 3, 'ID"': 1, "year": 2}
+
+
+def test_a_payload_value_that_cannot_be_read_later(tmp_path):
+    """The column is named, not that of the vectors."""
+    lines = ["id,embedding,year", *(f'{i},"[1.0, {i}.0]",{i}' for i in range(30_000)), '30000,"[1.0, 2.0]",MMXX']
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    with pytest.raises(ab.InvalidInputError, match=r"column 'year' of .*d\.csv cannot be read as payload: .*CSV Error"):
+        Bridge.from_file(tmp_path / "d.csv", id="id", payload=["year"], index="exact", progress=False)
+
+
+def test_payload_of_an_id_that_comes_again_is_the_last(tmp_path):
+    con = duckdb.connect()
+    con.execute("CREATE TABLE docs AS SELECT i // 2 AS id, [i, 1.0] AS embedding, i AS n FROM range(6) t(i)")
+    with pytest.warns(UserWarning, match="3 of 6 rows had an id that came again"):
+        bridge = Bridge.from_duckdb(con, "docs", payload=True)
+    assert bridge.payload([0, 1, 2]) == [{"n": 1}, {"n": 3}, {"n": 5}]

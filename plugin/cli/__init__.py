@@ -17,6 +17,11 @@ _COMMANDS = {
     "demo": ("attnbridge.cli.demo:demo", "Ask the docstrings of the installed packages a question."),
     "index": ("attnbridge.cli.index:index", "Build an index from a file of vectors."),
     "search": ("attnbridge.cli.search:search", "Search an index, ranked by attention."),
+    "delete": ("attnbridge.cli.delete:delete", "Take rows out of an index, by id or by a condition."),
+    "compact": ("attnbridge.cli.compact:compact", "Give back the space of deleted and replaced rows."),
+    "audit": ("attnbridge.cli.audit:audit", "Measure an index's recall, speed and size."),
+    "tune": ("attnbridge.cli.tune:tune", "Set an index to the fastest search that reaches a recall."),
+    "verify": ("attnbridge.cli.verify:verify", "Check every file of an index for damage."),
     "info": ("attnbridge.cli.info:info", "Show what an index holds."),
     "warmup": ("attnbridge.cli.warmup:warmup", "Compile the kernels once, ahead of the first search."),
 }

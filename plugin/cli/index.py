@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from attnbridge.cli.inputs import locked, names_of
 from attnbridge.cli.output import print_json
 from attnbridge.errors import InvalidInputError
 
@@ -19,6 +20,13 @@ _GRAPH_OPTIONS = {"m": "M", "ef_construction": "ef_construction", "ef": "ef", "s
 @click.option("-o", "--output", required=True, metavar="FOLDER", type=click.Path(path_type=Path), help="Where to save.")
 @click.option("--vector", metavar="COLUMN", help="Column of vectors (npz: array). [default: embedding]")
 @click.option("--id", metavar="COLUMN", help="Column of ids (npz: array); without it rows are numbered from 0.")
+@click.option(
+    "--payload",
+    multiple=True,
+    metavar="COLUMNS",
+    help="Columns to keep beside the vectors, such as lang,year; '*' keeps all others; may be given again.",
+)
+@click.option("--model", metavar="NAME", help="Model that made the vectors; `search --model` compares it.")
 @click.option("--metric", type=click.Choice(["cosine", "ip", "l2"]), default="cosine", show_default=True)
 @click.option(
     "--index",
@@ -41,6 +49,8 @@ def index(
     output: Path,
     vector: str | None,
     id: str | None,
+    payload: tuple[str, ...],
+    model: str | None,
     metric: str,
     index_type: str,
     overwrite: bool,
@@ -53,14 +63,18 @@ def index(
     if index_type == "exact" and options:
         given = ", ".join(f"--{name.replace('_', '-')}" for name, value in graph.items() if value is not None)
         raise click.UsageError(f"--index exact has no graph to apply {given} to")
+    if model is not None:
+        options["model"] = model
+    columns = _columns(payload)
     _check_output(output, overwrite)
     from attnbridge.integrations import AttentionVectorBridge
 
     started = time.perf_counter()
-    bridge = AttentionVectorBridge.from_file(
-        data, vector, id, progress=not quiet, metric=metric, index=index_type, **options
-    )
-    bridge.save(output)
+    with locked(output):
+        bridge = AttentionVectorBridge.from_file(
+            data, vector, id, payload=columns, progress=not quiet, metric=metric, index=index_type, **options
+        )
+        bridge.save(output)
     seconds = time.perf_counter() - started
     about = bridge.config
     result = {"folder": str(output), "rows": len(bridge), **{name: about[name] for name in ("dim", "metric", "index")}}
@@ -71,6 +85,14 @@ def index(
             f"{output}: {len(bridge)} rows, dimension {about['dim']}, metric {metric}, index {about['index']}, "
             f"{seconds:.1f} s"
         )
+
+
+def _columns(payload: tuple[str, ...]) -> list[str] | bool | None:
+    """Return the columns to keep: those named, all, or none."""
+    names = names_of(payload, "--payload")
+    if "*" in names and len(names) > 1:
+        raise click.UsageError("--payload '*' keeps all columns: name no others")
+    return True if names == ["*"] else names or None
 
 
 def _check_output(folder: Path, overwrite: bool) -> None:

@@ -1,18 +1,23 @@
 """`attnbridge info`: what an index folder holds."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnbridge.cli.inputs import FOLDER
 from attnbridge.cli.output import print_json, print_table, shown, table
+from attnbridge.errors import IndexCorruptError
+
+if TYPE_CHECKING:
+    from attnbridge.integrations.snapshot import Snapshot
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(folder: Path, as_json: bool) -> None:
-    """Show what the index in FOLDER holds, every file's checksum verified."""
+    """Show what the index in FOLDER holds; `attnbridge verify` checks its files."""
     about = _about(folder)
     if as_json:
         print_json(about)
@@ -20,28 +25,68 @@ def info(folder: Path, as_json: bool) -> None:
     made = table("", "", left=1)
     made.columns[0].justify = "left"
     for name, value in _lines(about):
-        made.add_row(name, shown(value))
+        made.add_row(shown(name), shown(value))
     print_table(made)
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    from attnbridge.integrations import AttentionVectorBridge
-    from attnbridge.integrations.snapshot import read_snapshot
+    """Return what the manifest tells, the payload's schema, and the sizes; little of the files is read."""
+    from attnbridge.integrations.journal import journal_path
+    from attnbridge.integrations.persistent import KIND
+    from attnbridge.integrations.snapshot import Snapshot, load_snapshot
 
-    manifest, snapshot = read_snapshot(folder, AttentionVectorBridge.__name__)
-    settings = ("metric", "attention", "options", "index", "hnsw")
-    files = {name: listed["bytes"] for name, listed in manifest["files"].items()}
-    return {
-        "folder": str(folder),
-        "format_version": manifest["format_version"],
-        "snapshot": snapshot.name,
-        "rows": manifest["rows"],
-        "dim": manifest["dim"],
-        "tokens": "tokens.npy" in files,
-        "config": {name: manifest[name] for name in settings if name in manifest},
-        "files": files,
-        "bytes": sum(files.values()),
-    }
+    def read(snapshot: Snapshot) -> dict[str, Any]:
+        manifest = snapshot.manifest
+        settings = ("metric", "attention", "options", "candidates", "index", "hnsw")
+        files = {name: snapshot.size(name) for name in snapshot.files}
+        stored = _stored_rows(snapshot)
+        journal = journal_path(folder, snapshot.name)
+        return {
+            "folder": str(folder),
+            "format_version": manifest["format_version"],
+            "snapshot": snapshot.name,
+            "rows": snapshot.setting("rows", int),
+            "dead_rows": stored - snapshot.setting("rows", int),
+            "linked_rows": snapshot.setting("linked", int) if "linked" in manifest else None,
+            "dim": snapshot.setting("dim", int),
+            "model": manifest.get("model"),
+            "tokens": "tokens.npy" in files,
+            "payload": _columns(snapshot),
+            "config": {name: manifest[name] for name in settings if name in manifest},
+            "files": files,
+            "bytes": sum(files.values()),
+            "journal_bytes": journal.stat().st_size if journal.exists() else 0,
+        }
+
+    return load_snapshot(folder, KIND, read, verify="lazy")
+
+
+def _stored_rows(snapshot: "Snapshot") -> int:
+    """Return how many rows are stored, dead ones included: what the header of their file says."""
+    from attnbridge.integrations.arrays import load_array
+
+    rows, _ = load_array(snapshot, "rows.npy", "float32", 2, mmap=True)
+    return len(rows)
+
+
+def _columns(snapshot: "Snapshot") -> dict[str, str]:
+    """Return the payload's columns and their types, as the file's end tells them."""
+    if "payload.parquet" not in snapshot:
+        return {}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    blocks = snapshot.blocks("payload.parquet")
+    blocks.check(blocks.size - 1, blocks.size)  # the block in which the schema is, or ends
+    path = blocks.path
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise IndexCorruptError(f"{path} cannot be read as a payload: {reason}; restore it from a backup") from error
+    return {field.name: str(field.type) for field in schema}
 
 
 def _lines(about: dict[str, Any]) -> list[tuple[str, object]]:
@@ -50,6 +95,12 @@ def _lines(about: dict[str, Any]) -> list[tuple[str, object]]:
     for name, value in about.items():
         if name == "config":
             lines += _flat(value)
+        elif name == "payload":
+            lines += [(f"payload {column}", kind) for column, kind in value.items()]
+        elif value is None or (name == "journal_bytes" and not value):
+            continue
+        elif name == "journal_bytes":
+            lines.append(("journal", f"{value} bytes of changes since, not counted above"))
         elif name == "files":
             lines += [(file, f"{size} bytes") for file, size in value.items()]
         elif name == "bytes":

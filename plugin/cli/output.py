@@ -1,8 +1,11 @@
 """How the commands print: JSON for machines, tables for people."""
 
+import base64
 import json
 import math
 import sys
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +15,9 @@ if TYPE_CHECKING:
 
 # Columns that a table may take where no terminal limits it.
 _UNLIMITED = 100_000
+
+# Characters of a payload value in a table.
+_LONGEST = 40
 
 
 def finite(value: float) -> float | None:
@@ -32,6 +38,42 @@ def finite(value: float) -> float | None:
     (0.5, None)
     """
     return value if math.isfinite(value) else None
+
+
+def jsonable(value: Any) -> Any:
+    """Return a payload value as JSON can say it.
+
+    Parameters
+    ----------
+    value : object
+        Dates and times become ISO 8601, durations seconds, binary base64, decimals numbers; NaN and infinity None.
+
+    Returns
+    -------
+    object
+
+    Examples
+    --------
+    >>> from datetime import date
+    >>> from attnbridge.cli.output import jsonable
+    >>> jsonable({"day": date(2020, 1, 31), "codes": [b"ab", float("nan")]})
+    {'day': '2020-01-31', 'codes': ['YWI=', None]}
+    """
+    if isinstance(value, dict):
+        return {name: jsonable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [jsonable(inner) for inner in value]
+    if isinstance(value, float):
+        return finite(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value
 
 
 def print_json(document: Any) -> None:
@@ -125,3 +167,24 @@ def shown(name: object) -> str:
     """
     text = str(name)
     return text if text.isprintable() else repr(text)
+
+
+def shortened(value: object) -> str:
+    """Return a payload value as a table shows it: in one line, cut where it is long, nothing for NULL.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from attnbridge.cli.output import shortened
+    >>> shortened(2020), shortened(None), shortened("a" + chr(10) + "b")
+    ('2020', '', 'a b')
+    """
+    text = "" if value is None else " ".join(str(value).split())
+    return shown(text if len(text) <= _LONGEST else text[: _LONGEST - 3].rstrip() + "...")

@@ -1,32 +1,41 @@
 """`attnbridge search`: the best rows of an index for a query."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnbridge.cli.output import finite, print_json, print_table, shown, table
-from attnbridge.errors import InvalidInputError
+from attnbridge.cli.inputs import FILE, FOLDER, PARAM_HELP, WHERE_HELP, ids_of, params_of, read_array, read_query
+from attnbridge.cli.output import finite, jsonable, print_json, print_table, shortened, shown, table
 
 if TYPE_CHECKING:
-    from attnbridge.hits import Hits, Id
-    from attnbridge.integrations import AttentionVectorBridge
+    from attnbridge.hits import Hits
     from attnbridge.rerank import Stage
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+# Payload columns that a table has room for.
+_COLUMNS = 4
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FOLDER)
 @click.option("--like", metavar="ID", help="Query: the row with this id (itself left out).")
-@click.option("--vector", "vector_file", metavar="FILE", type=_FILE, help="Query: .npy or .json, one vector or rows.")
+@click.option("--vector", "vector_file", metavar="FILE", type=FILE, help="Query: .npy or .json, one vector or rows.")
 @click.option("--vector-json", metavar="JSON", help='Query: "[0.1, 0.2]", or a list of those.')
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many hits.")
-@click.option("--candidates", type=click.IntRange(min=1), default=100, show_default=True, help="Rows that are ranked.")
+@click.option("-k", type=click.IntRange(min=1), help="How many hits; by default 10, or all that --radius holds.")
+@click.option("--where", metavar="SQL", help=WHERE_HELP)
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help=PARAM_HELP)
+@click.option("--radius", type=click.FLOAT, help="Largest distance of a hit.")
+@click.option("--candidates", type=click.IntRange(min=1), help="Rows that are ranked; by default as the index is set.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Skip so many of the best.")
 @click.option("--threshold", type=float, help="Least score of a hit.")
 @click.option("--exact", is_flag=True, help="Compare with every row instead of asking the graph.")
+@click.option(
+    "--time-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Begin no further step after so long; what is found by then is shown.",
+)
+@click.option("--model", metavar="NAME", help="Model of the query: refuse an index whose vectors are of another.")
 @click.option(
     "--rerank",
     multiple=True,
@@ -42,7 +51,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--query-tokens",
     metavar="FILE",
-    type=_FILE,
+    type=FILE,
     help="late_interaction: .npy (m, dt), or (b, m, dt) for b queries; --like has the row's own.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an object, or a list of them where rows were given.")
@@ -53,6 +62,8 @@ def search(
     vector_json: str | None,
     rerank: tuple[str, ...],
     query_tokens: Path | None,
+    params: tuple[str, ...],
+    model: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -64,21 +75,34 @@ def search(
         raise click.UsageError("--query-tokens needs --rerank late_interaction")
     if "late_interaction" in rerank and like is None and query_tokens is None:
         raise click.UsageError("--rerank late_interaction needs --query-tokens FILE, or --like")
-    query: Any = None if like is not None else _read_query(vector_file, vector_json)
+    options["params"] = params_of(params, options["where"])
+    query: Any = None if like is not None else read_query(vector_file, vector_json)
     if query_tokens is not None:
-        options["query_tokens"] = _read_array(query_tokens)
+        options["query_tokens"] = read_array(query_tokens)
     options["rerank"] = _stages(rerank, stage_options)
     from attnbridge.integrations import AttentionVectorBridge
 
-    bridge = AttentionVectorBridge.open(folder)
+    bridge = AttentionVectorBridge.open(folder, read_only=True, model=model)
     found: Hits | list[Hits]
     if like is not None:
-        found = bridge.search(id=_id_of(bridge, like), **options)
+        (id,) = ids_of(bridge, [like], "--like")
+        found = bridge.search(id=id, **options)
     elif query.ndim == 1:
         found = bridge.search(query, **options)
     else:
         found = bridge.search_batch(query, **options)
     (_print_json if as_json else _print_tables)(found)
+    _warn_of_cut(found if isinstance(found, list) else [found])
+
+
+def _warn_of_cut(found: "list[Hits]") -> None:
+    """Say on stderr what the time budget has cut short."""
+    cut = sum(not hits.complete for hits in found)
+    if cut:
+        of = f" for {cut} of {len(found)} queries" if len(found) > 1 else ""
+        click.echo(
+            f"Warning: the time budget ended the search early{of}: hits may be missing, or not reranked", err=True
+        )
 
 
 def _stage_options(rerank: tuple[str, ...], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -103,52 +127,6 @@ def _stages(names: tuple[str, ...], options: dict[str, dict[str, Any]]) -> "list
     return [kinds[name](**options[name]) for name in names]
 
 
-def _read_query(file: Path | None, text: str | None) -> Any:
-    """Return one query (d,) or rows (b, d); the bridge checks the rest."""
-    from attnbridge.validation import as_floats
-
-    if file is None:
-        return as_floats(_parsed(text or "", "--vector-json"), "--vector-json")
-    if file.suffix.lower() == ".npy":
-        return as_floats(_read_array(file), str(file))
-    if file.suffix.lower() == ".json":
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(f"{file} must be JSON in UTF-8: {error}") from error
-        return as_floats(_parsed(text, str(file)), str(file))
-    raise click.UsageError(f"--vector must be a .npy or .json file, got {file.name}")
-
-
-def _parsed(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{name} must be JSON such as [0.1, 0.2]: {error}") from error
-
-
-def _read_array(file: Path) -> Any:
-    import numpy as np
-
-    from attnbridge.integrations.tables import load_numpy
-
-    array = load_numpy(file)
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise InvalidInputError(f"{file} must hold one array (.npy), got an archive of several")
-    return array
-
-
-def _id_of(bridge: "AttentionVectorBridge", text: str) -> "Id":
-    """Return the id that a shell's word stands for: an int where the index holds ints."""
-    if text in bridge or not isinstance(next(iter(bridge.ids()), text), int):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidInputError(f"--like must be a whole number, as this index's ids are; got {text!r}") from None
-
-
 def _as_dict(hits: "Hits") -> dict[str, Any]:
     return {
         "hits": [
@@ -159,10 +137,12 @@ def _as_dict(hits: "Hits") -> dict[str, Any]:
                 "distance": finite(hit.distance),
                 "rank_before": hit.rank_before,
                 "parts": {name: finite(float(values[i])) for name, values in hits.parts.items()},
+                "payload": jsonable(hits.payload[i]),
             }
             for i, hit in enumerate(hits)
         ],
         "candidates": hits.candidates,
+        "complete": hits.complete,
         "timings": dict(hits.timings),
     }
 
@@ -176,8 +156,13 @@ def _print_tables(found: "Hits | list[Hits]") -> None:
     for number, hits in enumerate(found if isinstance(found, list) else [found], 1):
         query = f"query {number}: " if several else ""
         click.echo(f"{query}{len(hits)} of {hits.candidates} candidates, {1e3 * hits.timings['total']:.2f} ms")
-        made = table("rank", "id", "score", "weight", "distance", "rank before")
-        for rank, hit in enumerate(hits, 1):
+        records = hits.payload
+        names = list(records[0])[:_COLUMNS] if records else []
+        made = table("rank", "id", "score", "weight", "distance", "rank before", *map(shortened, names))
+        for name, column in zip(names, made.columns[6:], strict=True):
+            numbers = all(isinstance(record[name], int | float | None) for record in records)
+            column.justify = "right" if numbers else "left"
+        for rank, (hit, record) in enumerate(zip(hits, records, strict=True), 1):
             made.add_row(
                 str(rank),
                 shown(hit.id),
@@ -185,5 +170,8 @@ def _print_tables(found: "Hits | list[Hits]") -> None:
                 f"{hit.weight:.4f}",
                 f"{hit.distance:#.6g}",
                 str(hit.rank_before + 1) if hit.rank_before >= 0 else "-",
+                *(shortened(record[name]) for name in names),
             )
         print_table(made)
+        if records and len(records[0]) > len(names):
+            click.echo(f"More payload with --json: {', '.join(map(shown, list(records[0])[_COLUMNS:]))}")
