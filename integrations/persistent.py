@@ -416,7 +416,10 @@ class Persistent(Documents):
                     f"dim={self._dim}, metric={self._metric.name!r}; open() it anew"
                 )
             assert fresh._home is not None
-            self._state, self._saved, self.model = fresh._state, fresh._saved, fresh.model
+            # Another may have been saved there, or this one after tune: with its settings, all but threads.
+            for name in ("_attention", "_options", "_candidates", "_hnsw", "_index_name", "_fallback", "_model"):
+                setattr(self, name, getattr(fresh, name))
+            self._state, self._saved = fresh._state, fresh._saved
             home.snapshot, home.journaled = fresh._home.snapshot, fresh._home.journaled
             if home.journal is not None:
                 home.journal.close()

@@ -22,7 +22,7 @@ import attnbridge as ab
 Bridge = ab.AttentionVectorBridge
 DIM = 3
 
-# Small whole numbers: equal rows and equal scores are common, and under ip and l2 all arithmetic is exact.
+# Small whole numbers: equal rows and equal scores are common, and under ip all arithmetic is exact.
 vectors = st.tuples(*[st.integers(-2, 2)] * DIM).map(lambda v: v if any(v) else (1, 0, 0))
 numbers = st.integers(0, 25)
 years = st.one_of(st.none(), st.integers(1990, 1995))
@@ -314,7 +314,7 @@ class Life(RuleBasedStateMachine):
         assert (np.diff(hits.scores) <= 0).all()
         assert len(set(hits.ids)) == len(hits)
         if options.get("candidates", 100) >= len(self.model.rows) or self.index == "exact" or options.get("exact"):
-            if self.metric == "cosine":  # parallel rows differ by rounding
+            if self.metric != "ip":  # rows that are not equal but equally near may differ by rounding
                 assert len(hits) == len(expected)
                 np.testing.assert_allclose(hits.scores, scores[order], rtol=1e-5, atol=1e-5)
             else:
