@@ -270,6 +270,8 @@ class Linker:
             if state is None:
                 return
             graph, view = state
+            if graph.damage is not None:
+                raise graph.damage
             graph.has_work(view, drain=True)
             self.start()
             if before is not None and before[0] is graph and graph.linked > before[1]:

@@ -448,7 +448,9 @@ class HnswIndex:
 
         return load_snapshot(folder, _KIND, load)
 
-    def read_graph(self, path: Path, removed: set[int], longest: float, labels: int | None = None) -> None:
+    def read_graph(
+        self, path: Path, removed: set[int], longest: float, labels: int | None = None, *, name: Path | None = None
+    ) -> None:
         """Replace this (empty) index's graph by hnswlib's file.
 
         Parameters
@@ -460,30 +462,33 @@ class HnswIndex:
             `longest` of the index that wrote the file.
         labels : int, optional
             All labels must be below this.
+        name : Path, optional
+            What an error calls the file.
 
         Raises
         ------
         IndexCorruptError
             The file is of another dimension or M, or cut short.
         """
+        name = name or path
         with path.open("rb") as file:
             header = np.frombuffer(file.read(96), np.uint64)
         expected = {"label offset": 4 * (2 * self.M + 1) + 4 * self.dim, "M": self.M}
         got = {"label offset": int(header[4]), "M": int(header[9])} if len(header) == 12 else {}
         if got != expected:
             raise IndexCorruptError(
-                f"{path} is not the graph of an index with dim={self.dim}, M={self.M}: header {got} instead of "
+                f"{name} is not the graph of an index with dim={self.dim}, M={self.M}: header {got} instead of "
                 f"{expected}"
             )
         loaded = self._new_index()
         try:
             loaded.load_index(str(path))
         except RuntimeError as error:
-            raise IndexCorruptError(f"{path} is damaged: {error}; restore it from a backup") from error
+            raise IndexCorruptError(f"{name} is damaged: {error}; restore it from a backup") from error
         loaded.set_ef(self.ef)
         present = set(loaded.get_ids_list())
         if labels is not None and present and not 0 <= min(present) <= max(present) < labels:
-            raise IndexCorruptError(f"{path} holds rows that the index has not; restore it from a backup")
+            raise IndexCorruptError(f"{name} holds rows that the index has not; restore it from a backup")
         with self._lock.write():
             self._index = loaded
             self._removed = removed & present

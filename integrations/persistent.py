@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from attnbridge.errors import AttentionError, ConcurrencyError, IndexCorruptError, InvalidConfigError
+from attnbridge.integrations.blocks import Reader
 from attnbridge.integrations.documents import Documents, State
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex
@@ -491,17 +491,11 @@ def _saved_graph(snapshot: Snapshot, index: HnswIndex, store: Store) -> Graph:
     longest = snapshot.setting("longest", float, least=0)
     dead = set(np.flatnonzero(~store.view.alive).tolist())
 
+    file = Reader(snapshot.folder / _GRAPH)  # another process may save, and so remove it, before it is read
+
     def load(empty: HnswIndex) -> tuple[HnswIndex, int]:
-        try:
-            empty.read_graph(snapshot.path(_GRAPH), dead, longest, linked)
-        except FileNotFoundError:  # another process has saved since
-            warnings.warn(
-                f"folder {snapshot.folder.parent} holds a newer snapshot, the graph of the one that was opened is gone "
-                "and is built anew; reload() would read the newer one",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return empty, 0
+        snapshot.blocks(_GRAPH).check_all(usable_threads())
+        empty.read_graph(file.lasting, dead, longest, linked, name=file.path)
         return empty, linked
 
     if snapshot.blocks(_GRAPH).pending:

@@ -66,3 +66,4 @@ def _bridge(metric: str) -> None:
             bridge.search(rows[0], k=3, exact=True)
             bridge.search(id=1, k=3, rerank=[QueryExpansion(), LateInteraction()])
             bridge.search_batch(rows, k=40, filter=[1, 2, 3])
+            bridge.search(rows[0], k=3, filter=np.arange(64) % 2 == 0)
