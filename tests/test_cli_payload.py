@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 
 import attnbridge as ab
 import attnbridge.cli as command_line
@@ -265,7 +266,20 @@ def test_odd_column_names_and_values(tmp_path):
     assert "\x1b" not in out
     assert "[red]x[/red]" in out
     assert r"'\x1b[31m'" in out
-    assert "語" * 37 + "..." in out
+    assert "語" * 18 + "..." in out
+
+
+def test_a_terminal_s_width_decides_what_is_shown(folder, monkeypatch):
+    monkeypatch.setattr("attnbridge.cli.output._width", lambda: 80)
+    lines = succeeds("search", folder, "--like", "d0", "--where", "id IN ('d3', 'd4')").splitlines()
+    assert lines[1].split()[-2:] == ["year", "lang"]
+    assert all(cell_len(line) <= 80 for line in lines[1:5])
+    assert lines[5] == "More payload with --json: a,b, day, price, raw, ratio, tags"
+    monkeypatch.setattr("attnbridge.cli.output._width", lambda: 92)
+    lines = succeeds("search", folder, "--like", "d0", "--where", "id IN ('d3', 'd4')").splitlines()
+    assert lines[1].split()[-3:] == ["year", "lang", "a,b"]
+    assert any(re.search(r"  4 lo[a-z ]*\.\.\.$", line.rstrip()) for line in lines)
+    assert all(cell_len(line) <= 92 for line in lines[1:5])
 
 
 # ---- info

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnbridge.cli.inputs import FILE, FOLDER, PARAM_HELP, WHERE_HELP, ids_of, params_of, read_array, read_query
-from attnbridge.cli.output import finite, jsonable, print_json, print_table, shortened, shown, table
+from attnbridge.cli.output import finite, jsonable, print_json, print_table, shown, widened
 
 if TYPE_CHECKING:
     from attnbridge.hits import Hits
@@ -156,22 +156,20 @@ def _print_tables(found: "Hits | list[Hits]") -> None:
     for number, hits in enumerate(found if isinstance(found, list) else [found], 1):
         query = f"query {number}: " if several else ""
         click.echo(f"{query}{len(hits)} of {hits.candidates} candidates, {1e3 * hits.timings['total']:.2f} ms")
-        records = hits.payload
-        names = list(records[0])[:_COLUMNS] if records else []
-        made = table("rank", "id", "score", "weight", "distance", "rank before", *map(shortened, names))
-        for name, column in zip(names, made.columns[6:], strict=True):
-            numbers = all(isinstance(record[name], int | float | None) for record in records)
-            column.justify = "right" if numbers else "left"
-        for rank, (hit, record) in enumerate(zip(hits, records, strict=True), 1):
-            made.add_row(
+        rows = [
+            [
                 str(rank),
                 shown(hit.id),
                 f"{hit.score:#.6g}",
                 f"{hit.weight:.4f}",
                 f"{hit.distance:#.6g}",
                 str(hit.rank_before + 1) if hit.rank_before >= 0 else "-",
-                *(shortened(record[name]) for name in names),
-            )
+            ]
+            for rank, hit in enumerate(hits, 1)
+        ]
+        heads = ["rank", "id", "score", "weight", "distance", "rank before"]
+        made, columns = widened(heads, rows, hits.payload, _COLUMNS)
         print_table(made)
-        if records and len(records[0]) > len(names):
-            click.echo(f"More payload with --json: {', '.join(map(shown, list(records[0])[_COLUMNS:]))}")
+        hidden = list(hits.payload[0])[columns:] if rows else []
+        if hidden:
+            click.echo(f"More payload with --json: {', '.join(map(shown, hidden))}")
