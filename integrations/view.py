@@ -1,7 +1,6 @@
 """One state of a store, which searches read while writers make the next one."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,10 +134,14 @@ class View:
         """How many rows there are, dead ones included."""
         return len(self.alive)
 
-    @cached_property
+    @property
     def live_rows(self) -> Rows:
         """The live rows' numbers."""
-        return np.flatnonzero(self.alive)
+        # Not by cached_property: in Python 3.11 that has a lock, which a forked child may find held for ever.
+        rows: Rows | None = self.__dict__.get("_live_rows")
+        if rows is None:
+            rows = self.__dict__["_live_rows"] = np.flatnonzero(self.alive)
+        return rows
 
     def live_ids(self) -> list[Id]:
         """Return the live rows' ids in order of insertion."""

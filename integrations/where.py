@@ -156,7 +156,12 @@ def _forget_engine() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_engine)
+    # A fork waits for `import duckdb`: a child would find the module's lock held for ever.
+    os.register_at_fork(
+        before=lambda: _engine_lock.acquire() and None,
+        after_in_parent=lambda: _engine_lock.release(),
+        after_in_child=_forget_engine,
+    )
 
 
 class _Expression(NamedTuple):
