@@ -15,7 +15,7 @@ from attnbridge.integrations.candidates import CandidateSource, ExactIndex
 from attnbridge.integrations.constructors import Constructors
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
-from attnbridge.integrations.inputs import as_filter, check_query_tokens, id_list, is_one_id
+from attnbridge.integrations.inputs import as_filter, check_query_tokens, id_list, is_one_id, refuse_params
 from attnbridge.integrations.search import Request, Searcher
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tuning import Tuning, tune
@@ -451,7 +451,9 @@ class AttentionVectorBridge(Constructors):
             key = (id(filter), where if isinstance(where, str) else id(where), id(params))
             if key not in known:
                 allowed = by_filter.get(id(filter))
-                if where is not None or params is not None:
+                if where is None:
+                    refuse_params(params)
+                else:
                     matching = store.matching(where, params, view)
                     allowed = matching if allowed is None else allowed & matching
                 known[key] = None if allowed is not None and allowed.passing == view.live else allowed
@@ -681,6 +683,11 @@ def _each(value: Any, count: int, name: str, is_list: Callable[[Any], bool]) -> 
 
 def _wheres(where: Any, params: Any, count: int) -> Sequence[tuple[Any, Any]]:
     """Return where and params for each query of a batch."""
-    wheres = _each(where, count, "where", lambda value: isinstance(value, list | tuple))
-    each = _each(params, count, "params", lambda value: isinstance(value, list | tuple))
-    return list(zip(wheres, each, strict=True))
+
+    def is_list(value: Any) -> bool:
+        return isinstance(value, list | tuple)
+
+    wheres = _each(where, count, "where", is_list)
+    if not is_list(params) and any(one is not None for one in wheres):
+        return [(one, None if one is None else params) for one in wheres]
+    return list(zip(wheres, _each(params, count, "params", is_list), strict=True))

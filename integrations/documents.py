@@ -5,7 +5,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from attnbridge.errors import ConcurrencyError, InvalidConfigError, InvalidInput
 from attnbridge.hits import Id
 from attnbridge.integrations.graph import LINK_FROM, Foreign, Graph, Linker
 from attnbridge.integrations.hnswlib import HnswIndex
-from attnbridge.integrations.inputs import id_list, is_one_id, token_list
+from attnbridge.integrations.inputs import id_list, is_one_id, refuse_params, token_list
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.view import View
 from attnbridge.metric import Metric
@@ -88,12 +88,24 @@ class Documents:
     def __contains__(self, id: object) -> bool:
         return is_one_id(id) and id in self._state.store
 
-    def ids(self) -> list[Id]:
-        """Return all ids in order of insertion; the order of a boolean filter.
+    def ids(self, *, where: str | None = None, params: Mapping[str, Any] | None = None) -> list[Id]:
+        """Return ids in order of insertion; without `where` all of them, the order of a boolean filter.
+
+        Parameters
+        ----------
+        where : str, optional
+            As for `search`.
+        params : dict, optional
+            As for `search`.
 
         Returns
         -------
         list of str or int
+
+        Raises
+        ------
+        InvalidInputError
+            An expression that cannot be, or params without it.
 
         Examples
         --------
@@ -103,7 +115,12 @@ class Documents:
         >>> bridge.ids()
         [0, 1]
         """
-        return self._state.store.view.live_ids()
+        store = self._state.store
+        view = store.view
+        if where is None:
+            refuse_params(params)
+            return view.live_ids()
+        return [view.ids[row] for row in store.matching(where, params, view).rows.tolist()]
 
     def get(self, ids: Id | Sequence[Id]) -> npt.NDArray[np.float32]:
         """Return stored vectors as they were added.
@@ -467,7 +484,7 @@ class Documents:
                 store.set_payload(columns)
 
     def delete(
-        self, ids: Id | Sequence[Id] | None = None, *, where: str | None = None, params: dict[str, Any] | None = None
+        self, ids: Id | Sequence[Id] | None = None, *, where: str | None = None, params: Mapping[str, Any] | None = None
     ) -> int:
         """Take documents out; all of them or, on an unknown id, none.
 
@@ -503,8 +520,8 @@ class Documents:
         if (ids is None) == (where is None):
             both = "neither" if ids is None else "both"
             raise InvalidInputError(f"delete takes either ids or where=, {both} given; clear() takes everything out")
-        if where is None and params is not None:
-            raise InvalidInputError("params are values for where=, which is not given")
+        if where is None:
+            refuse_params(params)
         with self._write() as (store, source):
             if where is None:
                 gone = list(dict.fromkeys(id_list(ids)))

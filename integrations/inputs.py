@@ -71,6 +71,12 @@ def as_filter(filter: Any) -> npt.NDArray[np.bool_] | list[Id]:
         raise InvalidMaskError(f"filter must be a boolean mask or a list of ids: {error}") from error
 
 
+def refuse_params(params: Any) -> None:
+    """Refuse params where there is no expression that they could be values for."""
+    if params is not None:
+        raise InvalidInputError("params are values for where=, which is not given")
+
+
 def token_list(tokens: Any, count: int, dim: int | None) -> list[npt.NDArray[np.float16]]:
     """Return `count` checked arrays (n_i, dt) as float16; None stands for a document without tokens."""
     if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray):

@@ -144,11 +144,21 @@ def test_bad_where_through_every_door(small, message, where, params):
 
 
 def test_params_without_where(small):
-    for ask in (lambda: small.search([1, 0, 0], params={}), lambda: small.search_batch(np.eye(3), params={"a": 1})):
-        with pytest.raises(ab.InvalidInputError, match="where must be a SQL expression as str, got NoneType"):
+    for ask in (
+        lambda: small.search([1, 0, 0], params={}),
+        lambda: small.search_batch(np.eye(3), params={"a": 1}),
+        lambda: small.search_batch(np.eye(3), where=[None, "year > $y", None], params=[{}, {"y": 1}, None]),
+        lambda: small.ids(params={"y": 1}),
+        lambda: small.delete(["a"], params={"y": 1}),
+    ):
+        with pytest.raises(ab.InvalidInputError, match="params are values for where=, which is not given"):
             ask()
-    with pytest.raises(ab.InvalidInputError, match="params are values for where=, which is not given"):
-        small.delete(["a"], params={"y": 1})
+
+
+def test_params_of_one_expression_among_queries_without(small):
+    found = small.search_batch(np.eye(3), where=[None, "year > $y", None], params={"y": 2000})
+    assert [len(hits) for hits in found] == [3, len(small.ids(where="year > $y", params={"y": 2000})), 3]
+    assert found[1].ids == small.ids(where="year > 2000") == ["b"]
 
 
 def test_delete_takes_ids_or_where(small):

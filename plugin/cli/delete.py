@@ -40,23 +40,25 @@ def delete(
     if where is not None and not yes and not dry_run and (as_json or not can_ask()):
         raise click.UsageError("--where needs --yes or --dry-run where nobody can be asked")
     values = params_of(params, where)
-    with opened(folder, write=True) as bridge:
-        before = bridge.ids()
+    with opened(folder, write=not dry_run) as bridge:
+        before = len(bridge)
         if where is None:
-            bridge.delete(ids_of(bridge, ids, "ID"))
+            gone = ids_of(bridge, ids, "ID")
+            bridge.get(gone)  # refuses unknown ones
+            gone = list(dict.fromkeys(gone))
         else:
-            bridge.delete(where=where, params=values)
-        gone = [id for id in before if id not in bridge]
+            gone = bridge.ids(where=where, params=values)
         if gone and where is not None and not yes and not dry_run:
             click.echo(_sample(gone), err=True)
-            click.confirm(f"Delete {len(gone)} of {len(before)} rows from {folder}?", abort=True, err=True)
+            click.confirm(f"Delete {len(gone)} of {before} rows from {folder}?", abort=True, err=True)
         if gone and not dry_run:
+            bridge.delete(gone)
             bridge.save(folder)
-    left = len(before) if dry_run else len(before) - len(gone)
+    left = before if dry_run else before - len(gone)
     if as_json:
         print_json({"folder": str(folder), "deleted": len(gone), "rows": left, "dry_run": dry_run, "ids": gone})
     elif not quiet and dry_run:
-        click.echo(f"{folder}: would delete {len(gone)} of {len(before)} rows" + (f": {_sample(gone)}" if gone else ""))
+        click.echo(f"{folder}: would delete {len(gone)} of {before} rows" + (f": {_sample(gone)}" if gone else ""))
     elif not quiet:
         click.echo(f"{folder}: {len(gone)} rows deleted, {left} left")
 
