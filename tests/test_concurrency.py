@@ -231,7 +231,7 @@ def test_searches_and_copies_while_one_writes(tmp_path, rounds, index):
     stress.bridge.set_payload(list(stress.row_of), {"tag": None, "generation": 0})
     stress.bridge.save(tmp_path / "index")
     other = subprocess.Popen(
-        [sys.executable, "-c", _READER, tmp_path / "index", str(len(stress.base))],
+        [sys.executable, "-W", "ignore::RuntimeWarning", "-c", _READER, tmp_path / "index", str(len(stress.base))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
