@@ -599,7 +599,7 @@ class Documents:
             if before.live == before.count:
                 return 0
             fresh = store.compacted(before)
-            graph = self._built(fresh.view, progress) if isinstance(source, Graph) else None
+            graph = self._built(fresh.view, source, progress) if isinstance(source, Graph) else None
             with self._write() as state:
                 if state.store is not store:  # cleared or reloaded meanwhile
                     return 0
@@ -610,13 +610,13 @@ class Documents:
         self._link(False, False)
         return before.count - before.live
 
-    def _built(self, view: View, progress: bool) -> Graph:
-        """Return a graph with all rows of a view."""
+    def _built(self, view: View, old: Graph, progress: bool) -> Graph:
+        """Return a graph with all rows of a view, made by one thread while others search the old one."""
         graph = Graph(self._new_index())
         with progress_bar(view.count, "compacting", progress and view.count >= PROGRESS_FROM) as advance:
             while view.count >= LINK_FROM and graph.has_work(view, drain=True):
                 linked = graph.linked
-                graph.step(view)
+                graph.step(view, threads=1 if old.busy else None)
                 advance(graph.linked - linked)
         return graph
 

@@ -103,7 +103,12 @@ class Graph:
         with self._lock:
             return {row for row in self._gone if row < self.linked}
 
-    def step(self, view: View) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether somebody has searched just now."""
+        return time.monotonic() - self._asked < _QUIET
+
+    def step(self, view: View, *, threads: int | None = None) -> None:
         """Load a saved graph, or link some rows of the tail: as many as keep searches waiting for a moment only."""
         with self._stepping:
             if self._loaded():
@@ -111,13 +116,13 @@ class Graph:
             self._take_out()
             if not self._draining:
                 return
-            seconds = _TURN if time.monotonic() - self._asked < _QUIET else _LONG_TURN
+            seconds = _TURN if self.busy else _LONG_TURN
             last = min(view.count, self.linked + max(8, int(seconds * self._rate)))
             rows = self.linked + np.flatnonzero(view.alive[self.linked : last])
             rows = rows[[row not in self.index for row in rows.tolist()]]  # a fork may have come before the next line
             if len(rows):
                 started = time.perf_counter()
-                self.index.add(view.vectors(rows), rows)
+                self.index.add(view.vectors(rows), rows, threads=threads)
                 rate = len(rows) / max(time.perf_counter() - started, 1e-6)
                 self._rate += 0.3 * (min(rate, 10.0 * self._rate) - self._rate)
             self.linked = last

@@ -203,7 +203,12 @@ class HnswIndex:
         return self._longest
 
     def add(
-        self, vectors: npt.ArrayLike, labels: npt.ArrayLike, *, progress: Callable[[int], None] | None = None
+        self,
+        vectors: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         """Add vectors under new labels; on an error or Ctrl-C none of them is findable.
 
@@ -212,6 +217,8 @@ class HnswIndex:
         vectors : array_like, (n, d)
         labels : array_like of int, (n,)
             Labels >= 0, not used before.
+        threads : int, optional
+            The index's own number by default.
         progress : callable, optional
             Called with the number of rows linked since the last call.
 
@@ -235,7 +242,7 @@ class HnswIndex:
             try:
                 for start in range(0, len(added), _CHUNK):
                     part = slice(start, start + _CHUNK)
-                    self._index.add_items(prepared[part], new[part], num_threads=self.threads)
+                    self._index.add_items(prepared[part], new[part], num_threads=threads or self.threads)
                     if progress is not None:
                         progress(len(added[part]))
             except BaseException:

@@ -5,7 +5,7 @@ Kernels write into the arrays they are given, release the GIL and are serial: a 
 by ``attnbridge.threads``, one floor up.
 """
 
-from attnbridge.kernels.dot import dot, row_norms, weighted_sum
+from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
@@ -19,7 +19,7 @@ __all__ = [
     "logsumexp",
     "maxsim",
     "rerank",
-    "row_norms",
+    "row_squares",
     "softmax",
     "top_k",
     "true_rows",

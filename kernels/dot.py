@@ -3,7 +3,6 @@
 Rows are float32, float64, int8, or float16 given as the uint16 view of their bits (`bits_of_half`).
 """
 
-import math
 from typing import Any
 
 import numba
@@ -194,8 +193,8 @@ def weighted_sum(weights: Any, rows: Any, row_scale: Any, ids: Any, out: Any) ->
 
 
 @jit
-def row_norms(rows: Any, out: Any) -> Any:
-    """Write out[i] = |rows[i]|, accumulated in float64.
+def row_squares(rows: Any, out: Any) -> Any:
+    """Write out[i] = |rows[i]|^2, accumulated in float64.
 
     Parameters
     ----------
@@ -207,4 +206,4 @@ def row_norms(rows: Any, out: Any) -> Any:
         for j in range(rows.shape[1]):
             x = np.float64(load(rows[i, j]))
             total += x * x
-        out[i] = math.sqrt(total)
+        out[i] = total

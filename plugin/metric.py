@@ -36,11 +36,16 @@ class Keys(NamedTuple):
     bias: npt.NDArray[np.float64] | None = None  # (n,)
 
 
+def squares(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the squared Euclidean norm of each row, accumulated in float64."""
+    out = np.empty(len(rows), np.float64)
+    kernels.row_squares(rows, out)
+    return out
+
+
 def norms(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the Euclidean norm of each row, accumulated in float64."""
-    out = np.empty(len(rows), np.float64)
-    kernels.row_norms(rows, out)
-    return out
+    return np.sqrt(squares(rows))
 
 
 class Metric:
@@ -64,9 +69,9 @@ class Metric:
         """Return the rows' scale and bias for `Keys`; zero vectors under cosine are refused by row."""
         if self.name == "ip":
             return None, None
-        length = norms(rows)
         if self.name == "l2":
-            return None, -0.5 * length**2
+            return None, -0.5 * squares(rows)
+        length = norms(rows)
         self._refuse_zero(length, name)
         return 1.0 / length, None
 
@@ -76,9 +81,9 @@ class Metric:
         """Return queries (b, d) as the kernels want them, and a bias for each."""
         if self.name == "ip":
             return queries, np.zeros(len(queries))
-        length = norms(queries)
         if self.name == "l2":
-            return queries, -0.5 * length**2
+            return queries, -0.5 * squares(queries)
+        length = norms(queries)
         self._refuse_zero(length, name)
         return (queries / length[:, None]).astype(np.float32), np.zeros(len(queries))
 

@@ -77,9 +77,9 @@ def weighted_sum(weights: Array, rows: Array, row_scale: Array | None, ids: Arra
     out[:] = weights @ (values if ids is None else values[ids])
 
 
-def row_norms(rows: Array, out: Array) -> None:
-    """Fill out with the Euclidean lengths."""
-    out[:] = np.sqrt((as_float64(rows) ** 2).sum(axis=1))
+def row_squares(rows: Array, out: Array) -> None:
+    """Fill out with the squared Euclidean lengths."""
+    out[:] = (as_float64(rows) ** 2).sum(axis=1)
 
 
 def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Array, lengths: Array, out: Array) -> None:
@@ -239,7 +239,7 @@ def _weighted_sum(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return weights, _gaussian(rng, case), _terms(rng, case)[0], ids, np.empty(case.d)
 
 
-def _row_norms(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+def _row_squares(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return _gaussian(rng, case), np.empty(case.n)
 
 
@@ -310,7 +310,7 @@ KERNELS = {
     "logsumexp": Kernel(kernels.logsumexp, logsumexp, _logsumexp, kinds=("float64",)),
     "top_k": Kernel(kernels.top_k, top_k, _top_k, kinds=("float64",), gathers=True, ranks=True),
     "weighted_sum": Kernel(kernels.weighted_sum, weighted_sum, _weighted_sum, terms=True, gathers=True),
-    "row_norms": Kernel(kernels.row_norms, row_norms, _row_norms),
+    "row_squares": Kernel(kernels.row_squares, row_squares, _row_squares),
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True),

@@ -534,7 +534,7 @@ def test_rows_that_cannot_be_linked_are_found_all_the_same(monkeypatch, tmp_path
     rows = rows_of(0, 3000, 4)
     bridge = Bridge(dim=4, metric="l2", ef_construction=40)
 
-    def broken(self, vectors, labels):
+    def broken(self, vectors, labels, threads):
         raise RuntimeError("no more of it")
 
     with monkeypatch.context() as patch:

@@ -100,7 +100,7 @@ def test_kernels_on_nothing():
     out = np.ones(2)
     kernels.weighted_sum(np.empty(0), rows, None, no_ids, out)
     assert (out == 0.0).all()
-    kernels.row_norms(rows[:0], np.empty(0))
+    kernels.row_squares(rows[:0], np.empty(0))
 
 
 @pytest.mark.parametrize("ids", [None, np.empty(0, np.int64)], ids=["no-rows", "no-ids"])
@@ -255,9 +255,9 @@ def test_products_beyond_float32_are_finite_and_correct():
     weights = np.empty(5)
     kernels.softmax(out, weights)
     assert weights.tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
-    norms = np.empty(5)
-    kernels.row_norms(rows, norms)
-    np.testing.assert_allclose(norms, np.sqrt([2.0, 3.0, 3.0, 3.0, 0.0]) * float(big), rtol=1e-15)
+    squares = np.empty(5)
+    kernels.row_squares(rows, squares)
+    np.testing.assert_allclose(squares, np.array([2.0, 3.0, 3.0, 3.0, 0.0]) * square, rtol=1e-15)
     mean = np.empty(3)
     kernels.weighted_sum(np.full(5, 0.2), rows, None, None, mean)
     np.testing.assert_allclose(mean, np.array([0.4, 0.4, 0.2]) * float(big), rtol=1e-15)
