@@ -1,5 +1,6 @@
 """Saving and opening: round trips, damage of every kind, and what a folder may hold."""
 
+import gc
 import hashlib
 import json
 import os
@@ -628,6 +629,7 @@ def test_open_descriptors_are_closed(folder):
     def count():
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # what tests before have left
     before = count()
     snapshot = opened(folder, "full")
     assert count() == before
