@@ -16,7 +16,8 @@ from attnbridge.integrations.constructors import Constructors
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
 from attnbridge.integrations.inputs import as_filter, check_query_tokens, id_list, is_one_id, refuse_params
-from attnbridge.integrations.search import Request, Searcher
+from attnbridge.integrations.nearest import Request
+from attnbridge.integrations.search import Searcher
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tuning import Tuning, tune
 from attnbridge.integrations.view import Allowed, View

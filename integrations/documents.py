@@ -622,7 +622,7 @@ class Documents:
 
 
 def _as_table(payload: Any, count: int, *, scalars: bool = False) -> "pa.Table":
-    from attnbridge.integrations.payload import as_table
+    from attnbridge.integrations.columns import as_table
 
     return as_table(payload, count, scalars=scalars)
 

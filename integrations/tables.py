@@ -196,7 +196,7 @@ def _ids_of(column: "pa.Array", name: str, first_row: int) -> list[Any]:
 
 def _table(names: Sequence[str], columns: Sequence[Any], count: int) -> "pa.Table":
     """Return payload columns as a checked table."""
-    from attnbridge.integrations.payload import as_table
+    from attnbridge.integrations.columns import as_table
 
     return as_table(dict(zip(names, columns, strict=True)), count)
 

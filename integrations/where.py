@@ -17,34 +17,17 @@ import numpy.typing as npt
 
 from attnbridge.errors import InvalidInputError
 from attnbridge.hits import Id
+from attnbridge.integrations import engine
 from attnbridge.integrations.payload import Payload
-from attnbridge.threads import usable_threads
 
 if TYPE_CHECKING:
     import duckdb
 
 # Beyond these DuckDB's parser takes seconds (nested comments) and its optimizer too (long sums).
 _MOST_CHARACTERS = 20_000
-_MOST_DEPTH = 250
-_MOST_MEMORY = "2GB"
 _CACHED_MASKS = 64
 _QUICK_ROWS = 100_000
 _VIEW = "__attnbridge__"  # no payload column's name is likely to hide behind it
-
-# GLOBAL where a cursor would start with the default again.
-_SETTINGS = (
-    "SET temp_directory = ''",
-    "SET enable_external_access = false",
-    "SET autoload_known_extensions = false",
-    "SET autoinstall_known_extensions = false",
-    "SET GLOBAL python_enable_replacements = false",
-    "SET enable_progress_bar = false",
-    f"SET GLOBAL max_expression_depth = {_MOST_DEPTH}",
-    "SET GLOBAL lambda_syntax = 'ENABLE_SINGLE_ARROW'",  # x -> x + 1 beside lambda x: x + 1
-    f"SET memory_limit = '{_MOST_MEMORY}'",
-    "SET GLOBAL TimeZone = 'UTC'",  # the same answer on every machine
-    "SET lock_configuration = true",
-)
 
 # What an expression is made of; subqueries, windows, stars and the rest are not.
 _ALLOWED = {
@@ -104,64 +87,7 @@ _CHANGING = _CLOCK_NAMES | {
 }
 
 
-class _Function(NamedTuple):
-    """What DuckDB knows of a function's name, over all its overloads."""
-
-    kinds: set[str]
-    stable: bool
-    macro: str | None
-
-
-class _Engine(NamedTuple):
-    """The DuckDB instance of one process: in memory, shut off from files, extensions and Python variables."""
-
-    connection: "duckdb.DuckDBPyConnection"
-    functions: dict[str, _Function]
-
-
-_engine: _Engine | None = None
-_engine_lock = threading.Lock()
-_forked = False
 _matchers: "weakref.WeakSet[Matcher]" = weakref.WeakSet()
-
-
-def _running_engine() -> _Engine:
-    global _engine
-    with _engine_lock:
-        if _engine is None:
-            import duckdb
-
-            connection = duckdb.connect(":memory:", config={"threads": usable_threads()})
-            for setting in _SETTINGS:
-                connection.execute(setting)
-            found = connection.execute(
-                "SELECT function_name, list(function_type), bool_and(coalesce(stability, 'CONSISTENT') = "
-                "'CONSISTENT'), any_value(macro_definition) FROM duckdb_functions() GROUP BY function_name"
-            ).fetchall()
-            functions = {name.lower(): _Function(set(kinds), stable, macro) for name, kinds, stable, macro in found}
-            _engine = _Engine(connection, functions)
-        return _engine
-
-
-def _forget_engine() -> None:
-    """In a forked child: DuckDB's threads are not there; closing the instance would wait for them for ever."""
-    global _engine, _engine_lock, _forked
-    if _engine is not None:
-        import ctypes
-
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_engine.connection))  # never closed
-    _engine, _engine_lock, _forked = None, threading.Lock(), True
-    for matcher in list(_matchers):
-        matcher._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    # A fork waits for `import duckdb`: a child would find the module's lock held for ever.
-    os.register_at_fork(
-        before=lambda: _engine_lock.acquire() and None,
-        after_in_parent=lambda: _engine_lock.release(),
-        after_in_child=_forget_engine,
-    )
 
 
 class _Expression(NamedTuple):
@@ -193,7 +119,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 def _serialized(text: str) -> Any:
     """Return the tree of `text`, which must be one expression."""
     query = f"SELECT (\n{text}\n)"
-    with _running_engine().connection.cursor() as cursor:
+    with engine.running_engine().connection.cursor() as cursor:
         (answer,) = cursor.execute("SELECT json_serialize_sql($1::VARCHAR)", [query]).fetchone() or ("",)
     try:
         parsed = json.loads(answer)
@@ -263,7 +189,7 @@ def _is_stable(name: str) -> bool:
     name = name.lower()
     if name in _CHANGING:
         return False
-    function = _running_engine().functions.get(name)
+    function = engine.running_engine().functions.get(name)
     if function is None:
         raise InvalidInputError(f"where must use functions that DuckDB has: {name} is unknown; its manual lists them")
     if "aggregate" in function.kinds:
@@ -374,7 +300,7 @@ def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str,
         finally:
             done.set()
 
-    if rows <= _QUICK_ROWS or _forked or threading.current_thread() is not threading.main_thread():
+    if rows <= _QUICK_ROWS or engine.forked or threading.current_thread() is not threading.main_thread():
         run()
     else:
         worker = threading.Thread(target=run, name="attnbridge-where", daemon=True)
@@ -402,7 +328,8 @@ class Matcher:
     Examples
     --------
     >>> import numpy as np
-    >>> from attnbridge.integrations.payload import Payload, as_table
+    >>> from attnbridge.integrations.columns import as_table
+    >>> from attnbridge.integrations.payload import Payload
     >>> from attnbridge.integrations.where import Matcher
     >>> payload = Payload.empty(0).append(as_table({"year": [1999, 2004, None]}, 3), 3)
     >>> Matcher(["a", "b", "c"]).mask("year > $y", {"y": 2000}, payload, np.ones(3, bool))
@@ -490,7 +417,7 @@ class Matcher:
         mask = alive.copy()
         if not alive.all():  # a stale value must not raise errors, so DuckDB does not get to see it
             table = table.filter(pa.array(alive))
-        with _running_engine().connection.cursor() as cursor:
+        with engine.running_engine().connection.cursor() as cursor:
             cursor.register(_VIEW, table.to_reader())
             try:
                 result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params, table.num_rows)
@@ -511,3 +438,13 @@ class Matcher:
             )
         mask[alive] = np.ma.filled(result, False)
         return mask
+
+
+def _forget_threads() -> None:
+    """In a forked child: whoever held the locks is not there."""
+    for matcher in list(_matchers):
+        matcher._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

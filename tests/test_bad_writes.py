@@ -226,7 +226,7 @@ def test_radius_equals_brute_force(rng, metric, index):
 
 
 def test_a_tiny_budget_still_gives_hits(monkeypatch):
-    monkeypatch.setattr("attnbridge.integrations.search._VALUES_A_LOOK", 2_000)
+    monkeypatch.setattr("attnbridge.integrations.nearest._VALUES_A_LOOK", 2_000)
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((5_000, 4)).astype(np.float32)
     bridge = Bridge(dim=4, metric="l2", index="exact")

@@ -16,7 +16,8 @@ import pytest
 
 from attnbridge.errors import DimensionMismatchError, IndexCorruptError, InvalidInputError
 from attnbridge.integrations import payload as module
-from attnbridge.integrations.payload import Payload, as_table
+from attnbridge.integrations.columns import as_table
+from attnbridge.integrations.payload import Payload
 
 UTC = dt.UTC
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from attnbridge.errors import AttentionError, InvalidInputError
 from attnbridge.integrations import where as module
-from attnbridge.integrations.payload import Payload, as_table
+from attnbridge.integrations.columns import as_table
+from attnbridge.integrations.payload import Payload
 from attnbridge.integrations.where import Matcher
 
 N = 7
@@ -385,7 +386,7 @@ def test_random_is_drawn_anew(matcher):
 
 def test_functions_allowed_are_the_safe_ones():
     """Of all functions that DuckDB has, go through those whose names tell of files, settings and the session."""
-    functions = module._running_engine().functions
+    functions = module.engine.running_engine().functions
     allowed = set()
     for name in functions:
         try:
@@ -402,7 +403,7 @@ def test_functions_allowed_are_the_safe_ones():
 
 
 def test_the_instance_is_shut():
-    with module._running_engine().connection.cursor() as cursor:
+    with module.engine.running_engine().connection.cursor() as cursor:
         for statement in [
             "FROM read_csv('/etc/passwd')",
             "COPY (SELECT 1) TO '/tmp/attnbridge_must_not_be.csv'",
@@ -422,13 +423,15 @@ def test_the_instance_is_shut():
 def test_nothing_stays_registered(matcher):
     matcher.mask("year > 1", None, PAYLOAD, ALIVE)
     error_of("year = 'x'")
-    with module._running_engine().connection.cursor() as cursor:
+    with module.engine.running_engine().connection.cursor() as cursor:
         assert cursor.execute("SELECT count(*) FROM duckdb_views() WHERE NOT internal").fetchone() == (0,)
         assert cursor.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (0,)
 
 
 def run(code, timeout=60):
-    code = "import numpy as np\nfrom attnbridge.integrations.payload import Payload, as_table\n" + textwrap.dedent(code)
+    imports = "import numpy as np\nfrom attnbridge.integrations.columns import as_table\n"
+    imports += "from attnbridge.integrations.payload import Payload\n"
+    code = imports + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
 
 
@@ -469,7 +472,7 @@ def test_tree_too_deep_for_python(monkeypatch):
     def too_deep(text):
         raise RecursionError
 
-    module._running_engine()
+    module.engine.running_engine()
     monkeypatch.setattr(module.json, "loads", too_deep)
     assert "where must be nested less deeply; split it, or pass lists as parameters" in error_of("1 = 1 AND 2 = 2")
 
