@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Hits, Id
-from attnbridge.integrations.audit import Audit, audit
+from attnbridge.integrations.audit import audit as audit_bridge
 from attnbridge.integrations.candidates import CandidateSource, ExactIndex
 from attnbridge.integrations.constructors import Constructors
 from attnbridge.integrations.graph import Foreign, Graph
@@ -19,7 +19,7 @@ from attnbridge.integrations.inputs import as_filter, check_query_tokens, id_lis
 from attnbridge.integrations.nearest import Request
 from attnbridge.integrations.search import Searcher
 from attnbridge.integrations.store import Store
-from attnbridge.integrations.tuning import Tuning, tune
+from attnbridge.integrations.tuning import tune as tune_bridge
 from attnbridge.integrations.view import Allowed, View
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
@@ -511,116 +511,10 @@ class AttentionVectorBridge(Constructors):
         """
         return [_pairs(hits) for hits in self.search_batch(queries, k, **options)]
 
-    # ---- measuring and tuning
+    # ---- measuring and tuning: functions of modules of their own, methods here
 
-    def audit(
-        self,
-        k: int = 10,
-        *,
-        queries: npt.ArrayLike | None = None,
-        sample: int = 200,
-        selectivities: Iterable[float] | float = (1.0, 0.5, 0.1, 0.01),
-        seed: int = 0,
-        progress: bool = True,
-    ) -> Audit:
-        """Measure recall@k against exact search, with and without filters, speed and bytes.
-
-        Parameters
-        ----------
-        k : int, default 10
-        queries : array_like, (b, d), optional
-            The best ones are real ones. By default a sample of the stored vectors, each with its own document left out.
-        sample : int, default 200
-            How many stored vectors, where no queries are given.
-        selectivities : list of float, default (1.0, 0.5, 0.1, 0.01)
-            Shares of the rows that random filters let pass.
-        seed : int, default 0
-            Of the sample and the filters.
-        progress : bool, default True
-            Show a progress bar where stderr is a terminal.
-
-        Returns
-        -------
-        Audit
-            `print` it, or take `to_pandas()`.
-
-        Raises
-        ------
-        InvalidConfigError, InvalidInputError, DimensionMismatchError
-
-        Examples
-        --------
-        >>> import numpy as np, attnbridge as ab
-        >>> bridge = ab.AttentionVectorBridge(dim=8)
-        >>> _ = bridge.add(np.random.default_rng(0).standard_normal((500, 8)))
-        >>> [row.selectivity for row in bridge.audit(k=5).rows]
-        [1.0, 0.5, 0.1, 0.01]
-        """
-        return audit(self, k, queries=queries, sample=sample, selectivities=selectivities, seed=seed, progress=progress)
-
-    def tune(
-        self,
-        recall: float = 0.95,
-        *,
-        k: int = 10,
-        queries: npt.ArrayLike | None = None,
-        sample: int = 200,
-        min_candidates: int | None = None,
-        seed: int = 0,
-        progress: bool = True,
-    ) -> Tuning:
-        """Set ef and candidates to the fastest ones whose mean recall@k on a sample reaches the target.
-
-        Parameters
-        ----------
-        recall : float, default 0.95
-            In (0, 1].
-        k : int, default 10
-        queries : array_like, (b, d), optional
-            As for `audit`.
-        sample : int, default 200
-            As for `audit`.
-        min_candidates : int, optional
-            Fewest candidates to try; by default as many as are set now, since rerank stages see no others.
-        seed : int, default 0
-            Of the sample.
-        progress : bool, default True
-            Print what was seen, and show a progress bar where stderr is a terminal.
-
-        Returns
-        -------
-        Tuning
-
-        Raises
-        ------
-        InvalidConfigError
-            The bridge has no hnswlib index, or an argument is out of range.
-        InvalidInputError, DimensionMismatchError
-
-        Warns
-        -----
-        RuntimeWarning
-            No setting reaches the target; the bridge stays as it was.
-
-        Examples
-        --------
-        >>> import numpy as np, attnbridge as ab
-        >>> bridge = ab.AttentionVectorBridge(dim=8)
-        >>> _ = bridge.add(np.random.default_rng(0).standard_normal((500, 8)))
-        >>> tuning = bridge.tune(recall=0.9, progress=False)
-        >>> bridge.config["ef"] == tuning.best.ef
-        True
-        """
-        return tune(
-            self,
-            recall,
-            k=k,
-            queries=queries,
-            sample=sample,
-            min_candidates=min_candidates,
-            seed=seed,
-            progress=progress,
-        )
+    audit = audit_bridge
+    tune = tune_bridge
 
 
 def _pairs(hits: Hits) -> list[tuple[Id, float]]:
