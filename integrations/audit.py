@@ -65,7 +65,7 @@ class AuditRow(NamedTuple):
     hits: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """The answer of `audit`; printed, it is a table.
 
@@ -112,7 +112,7 @@ class Audit:
         """
         return as_frame(self.rows, AuditRow._fields)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         title = f"recall@{self.k} against exact search, {self.queries:,} queries, {self.threads} thread(s)"
         columns = ("pass", "rows", "recall", "95 % interval", "queries/s", "exact, queries/s", "hits")
         lines = [

@@ -54,7 +54,7 @@ class TuningRow(NamedTuple):
     queries_per_second: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuning:
     """The answer of `tune`; printed, it is a table.
 
@@ -106,7 +106,7 @@ class Tuning:
         """
         return as_frame(self.rows, TuningRow._fields)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         columns = ("ef", "candidates", "recall", "95 % interval", "queries/s", "")
         mark = "chosen" if self.reached else "best, short of the target"
         lines = [
