@@ -146,7 +146,7 @@ def audit(
     Parameters
     ----------
     bridge : AttentionVectorBridge
-        Not written to meanwhile.
+        What is written to it meanwhile does not count.
     k : int, default 10
     queries : array_like, (b, d), optional
         The best ones are real ones. By default a sample of the stored vectors, each with its own document left out.
@@ -191,7 +191,7 @@ def audit(
     shares = [as_number(share, "selectivities", above=0.0, most=1.0) for share in given]
     if not shares:
         raise InvalidConfigError("selectivities must hold at least one share in (0, 1], got none")
-    probe = Probe(bridge, k, queries, sample, seed)
+    probe = Probe(bridge._frozen(), k, queries, sample, seed)
     rows = []
     with progress_bar(len(shares), "auditing", progress) as advance:
         for place, share in enumerate(shares):

@@ -233,7 +233,8 @@ class AttentionVectorBridge(Constructors):
             Compare with every row instead of asking the index.
         time_budget : float, optional
             Seconds after which no further step is begun: exact search stops reading, rerank stages are left out. The
-            first step is always taken, and a graph search in hnswlib runs to its end. `Hits.complete` tells.
+            first step is always taken, and a graph search in hnswlib or the evaluation of `where` runs to its end.
+            `Hits.complete` tells.
         query_tokens : array_like, (m, dt), optional
             The query's token vectors, for `LateInteraction`.
         query_token_weights : array_like, (m,), optional

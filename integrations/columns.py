@@ -1,7 +1,7 @@
 """Columns of a payload as users give them, and the types that they are stored as."""
 
 from collections.abc import Mapping
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +201,22 @@ def _arrow(values: Any) -> "pa.ChunkedArray | pa.Array | None":
     if hasattr(values, "to_arrow"):  # polars, whose Object columns would come as addresses
         return None if str(values.dtype) == "Object" else values.to_arrow()
     if isinstance(values, list | tuple | range):
-        return pa.array(values)
+        made = pa.array(values)
+        if pa.types.is_date(made.type) or pa.types.is_timestamp(made.type):
+            _require_one_kind_of_time(values)
+        return made
     return None
+
+
+def _require_one_kind_of_time(values: Any) -> None:
+    """Refuse dates among times, and times with a zone among those without: Arrow would make them alike."""
+    kinds = {
+        (type(value), isinstance(value, datetime) and value.tzinfo is not None)
+        for value in values
+        if isinstance(value, date)
+    }
+    if len({issubclass(kind, datetime) for kind, _ in kinds}) > 1 or len({zone for _, zone in kinds}) > 1:
+        raise ValueError("dates, times, and times with a time zone are mixed")
 
 
 def _odd_one(values: Any) -> str:
@@ -250,7 +264,39 @@ def _column(values: Any, column: str, count: int, name: str, scalars: bool) -> "
     except (pa.ArrowException, KeyError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InvalidInputError(f"{what} cannot be stored as {dtype}: {reason}; convert it to text") from error
-    return stored if isinstance(stored, pa.ChunkedArray) else pa.chunked_array([stored], dtype)
+    chunked = stored if isinstance(stored, pa.ChunkedArray) else pa.chunked_array([stored], dtype)
+    for chunk in chunked.chunks:
+        try:
+            _require_readable(chunk)
+        except (pa.ArrowException, OverflowError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InvalidInputError(
+                f"{what} must hold values that Python can read back, one of type {dtype} is beyond that ({reason}); "
+                "convert it to text or to a number"
+            ) from error
+    return chunked
+
+
+def _require_readable(array: "pa.Array") -> None:
+    """Refuse what Arrow holds and Python cannot: dates beyond year 9999, text that is no UTF-8."""
+    import pyarrow as pa
+    from pyarrow import compute, types
+
+    dtype = array.type
+    if types.is_list(dtype):
+        _require_readable(array.flatten())
+    elif types.is_struct(dtype):
+        for part in array.flatten():
+            _require_readable(part)
+    elif types.is_string(dtype):
+        array.validate(full=True)
+    elif types.is_date(dtype) or types.is_timestamp(dtype) or types.is_duration(dtype):
+        if getattr(dtype, "unit", "") == "ns":  # all of them are within Python's years
+            return
+        numbers = array.view(pa.int32() if types.is_date(dtype) else pa.int64())
+        for end in compute.min_max(numbers).as_py().values():
+            if end is not None:
+                pa.array([end], numbers.type).view(dtype)[0].as_py()
 
 
 def as_table(payload: Any, count: int, *, name: str = "payload", scalars: bool = False) -> "pa.Table":

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -279,6 +279,13 @@ class Documents:
             "payload": 0 if view.payload is None else view.payload.nbytes,
             "resident": _resident(),
         }
+
+    def _frozen(self) -> Self:
+        """Return a bridge of the documents of this moment, to be read only."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._state = State(self._state.store.frozen(), self._state.source)
+        return made
 
     # ---- writes
 

@@ -258,7 +258,7 @@ class Journal:
                 files.write(descriptor, part)
             try:
                 files.sync(descriptor)
-            except BaseException:
+            except OSError:
                 self.broken = True  # the system may have dropped the pages, and say so only once
                 raise
         except BaseException:

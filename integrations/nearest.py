@@ -120,7 +120,7 @@ class Nearest:
             n = self.request.candidates
             while True:
                 one = self._nearest([i], n)
-                inside = int((one.distances[0] <= radius).sum())
+                inside = int((one.distances[0].astype(np.float64) <= radius).sum())
                 if inside < one.labels.shape[1] or n >= self.view.live or self.request.late():
                     break
                 n *= 4

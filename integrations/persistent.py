@@ -161,7 +161,8 @@ class Persistent(Documents):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write everything to a folder, atomically and with checksums; a failed save leaves the last one in place.
 
-        Searches go on meanwhile, writes wait.
+        Searches go on meanwhile, writes wait. An index that the folder holds already is replaced, whoever wrote it;
+        only a bridge that was opened from the folder compares.
 
         Parameters
         ----------

@@ -89,6 +89,15 @@ class Store:
             view = view or self.view
             return view, [view.allowed(filter, self._row_of) for filter in filters]
 
+    def frozen(self) -> "Store":
+        """Return this store as it is now: writes to the other do not reach it."""
+        made = Store.__new__(Store)
+        with self.lock:
+            made.__dict__.update(self.__dict__)
+            made._row_of = dict(self._row_of)
+        made.lock = threading.Lock()
+        return made
+
     def matching(self, where: Any, params: Any, view: View) -> Allowed:
         """Return the rows for which a SQL expression over the payload is true."""
         from attnbridge.integrations.payload import Payload

@@ -367,3 +367,20 @@ def test_targets_that_cannot_be(options, message):
 def test_exact_search_has_nothing_to_tune():
     with pytest.raises(ab.InvalidConfigError, match="tune needs a bridge with index='hnsw', got 'exact'"):
         tune(make(40))
+
+
+def test_audit_measures_the_rows_of_one_moment():
+    """Writes meanwhile neither break it nor count."""
+    bridge = make()
+    original, count = ab.AttentionVectorBridge.search_batch, len(bridge)
+
+    def writing(self, *args, **options):
+        bridge.add(np.random.default_rng(len(bridge)).standard_normal((1, 8)))
+        return original(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ab.AttentionVectorBridge, "search_batch", writing)
+        report = audit(bridge, k=7, sample=30)
+    assert len(bridge) > count
+    assert [row.rows for row in report.rows] == [count, count // 2, count // 10, 8]
+    assert [row.recall for row in report.rows] == [1.0] * 4

@@ -218,6 +218,26 @@ def test_after_a_failed_fsync_no_more_is_taken(root, snapshot, monkeypatch, at, 
     after.close()
 
 
+def test_ctrl_c_in_an_append_leaves_the_journal_usable(root, snapshot, monkeypatch):
+    """Python raises it when the call is over: nobody has said that the disk failed."""
+    journal = Journal(root, snapshot)
+    journal.append([b"one"])
+    size, sync = journal.size, files.sync
+
+    def interrupted(descriptor):
+        monkeypatch.setattr(files, "sync", sync)
+        sync(descriptor)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.append([b"two"])
+    assert (journal.size, journal.path.stat().st_size) == (size, size)
+    journal.append([b"three"])
+    journal.close()
+    assert [bytes(record) for record in records(root, snapshot)] == [b"one", b"three"]
+
+
 def test_an_undo_that_fails_breaks_the_journal(root, snapshot, monkeypatch):
     journal = Journal(root, snapshot)
     journal.append([b"a"])

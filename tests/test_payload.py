@@ -469,3 +469,44 @@ def test_flipped_bytes_are_errors_or_the_same(tmp_path, rng, rounds):
         path.write_bytes(broken)
         with contextlib.suppress(IndexCorruptError):
             assert len(Payload.read(path, 50)) == 50
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([0, 2**62], pa.timestamp("s")),
+        pa.array([0, 2**61], pa.timestamp("us")),
+        pa.array([0, -(2**61)], pa.timestamp("us", tz="Europe/Berlin")),
+        pa.array([0, 10**7], pa.date32()),
+        pa.array([0, 2**62], pa.duration("s")),
+        np.array([0, 10**12], "M8[s]"),
+        pa.array([[0], [0, 2**62]], pa.list_(pa.timestamp("s"))),
+        pa.StructArray.from_arrays([pa.array([0, 2**62], pa.timestamp("s"))], ["t"]),
+        pa.array([b"a", b"\xff"]).view(pa.string()),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_back_is_refused(values):
+    """Arrow holds dates beyond Python's, and text that is none: acknowledged, they could never be returned or saved."""
+    with pytest.raises(InvalidInputError, match=r"column 't' must hold values that Python can read back.*convert it"):
+        as_table({"t": values}, 2)
+
+
+def test_the_outermost_dates_that_python_knows():
+    first, last = dt.datetime(1, 1, 1), dt.datetime(9999, 12, 31, 23, 59, 59)
+    table = as_table({"t": [first, last], "d": [first.date(), last.date()], "x": [None, None]}, 2)
+    assert table["t"].to_pylist() == [first, last]
+    assert table["d"].to_pylist() == [first.date(), last.date()]
+    assert as_table({"t": pa.array([None, None], pa.timestamp("s"))}, 2)["t"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 15, 30)],
+        [dt.datetime(2020, 1, 1, 12), None, dt.datetime(2020, 1, 1, 12, tzinfo=UTC)],
+    ],
+)
+def test_dates_and_times_of_different_kinds_are_not_made_alike(values):
+    with pytest.raises(InvalidInputError, match="must hold values of one type"):
+        as_table({"t": values}, len(values))
