@@ -197,7 +197,7 @@ class Nearest:
         """Return n candidates of each query from index and tail, and for which queries the rows must be read."""
         assert self.source is not None
         bound = min(self.source.linked, self.view.count)  # before the query: what is linked meanwhile is tail
-        labels, distances = self._ask(self.raw[which], fetch)
+        labels, distances = self._ask(self.raw if len(which) == len(self.raw) else self.raw[which], fetch)
         dropped = labels >= bound
         keep = (labels >= 0) & ~dropped
         if self.view.live < self.view.count:

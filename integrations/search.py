@@ -129,26 +129,30 @@ class Searcher:
         self.attention.rerank(queries, bias, self.view.keys, labels, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
         timings["total"] = sum(timings.values())
-        # Gathered for the whole chunk: a dozen numpy calls for each query would cost as much as its ranking.
+        # For the whole chunk at a time: what is done for each query alone costs as much as its ranking.
         rows = np.take_along_axis(labels, np.maximum(positions, 0), axis=1)
         near = np.take_along_axis(distances, np.maximum(positions, 0), axis=1)
-        name = self.attention.name
+        parts, numbers, whole = logits.copy(), rows.tolist(), complete.tolist()
+        lasts = np.minimum(counts, most).tolist()
+        if request.threshold is not None:
+            lasts = [self._last(request, last, logits[i]) for i, last in enumerate(lasts)]
+        view, name, offset = self.view, self.attention.name, request.offset
+        ids, has_payload = view.ids, view.payload is not None
         out = []
         for i, count in enumerate(counts.tolist()):
-            window = slice(request.offset, self._last(request, min(count, shape[1]), logits[i]))
-            scores = logits[i, window]
+            window = slice(offset, lasts[i])
             out.append(
                 Hits(
-                    self._ids(rows[i, window]),
-                    scores,
+                    [ids[row] for row in numbers[i][window]],
+                    logits[i, window],
                     weights[i, window],
                     near[i, window],
                     positions[i, window],
-                    {name: scores.copy()},
-                    dict(timings),
+                    {name: parts[i, window]},
+                    timings.copy(),
                     count,
-                    payload=partial(self.view.records, rows[i, window]),
-                    complete=bool(complete[i]),
+                    partial(view.records, rows[i, window]) if has_payload else None,
+                    whole[i],
                 )
             )
         return out
