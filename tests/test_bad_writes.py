@@ -202,7 +202,8 @@ def test_a_budget_must_be_positive(small, value):
 @pytest.mark.parametrize("metric", METRICS)
 def test_radius_equals_brute_force(rng, metric, index):
     rows = rng.standard_normal((700, 5)).astype(np.float32)
-    bridge = Bridge(dim=5, metric=metric, index=index)
+    wide = {"M": 48, "ef": 700, "ef_construction": 700, "threads": 1} if index == "hnsw" else {}  # misses nothing
+    bridge = Bridge(dim=5, metric=metric, index=index, **wide)
     bridge.add(rows, payload={"n": np.arange(700)})
     bridge.delete(range(0, 700, 7))
     live = [i for i in range(700) if i % 7]

@@ -121,7 +121,7 @@ def test_a_condition_asks_before_it_deletes(folder, monkeypatch):
     monkeypatch.setattr("attnbridge.cli.delete.can_ask", lambda: True)
     result = run("delete", folder, "--where", "year < 1602", input="n\n")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"ä 日, -7\nDelete 2 of 400 rows from {folder}? [y/N]: ")
+    assert result.stderr.startswith(f"ä 日, -7\nDelete 2 of 400 rows from {folder}? [y/N]:")
     assert len(ids(folder)) == ROWS
     result = run("delete", folder, "--where", "year < 1602", input="y\n")
     assert result.exit_code == 0
