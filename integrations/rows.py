@@ -69,11 +69,6 @@ class Rows:
         terms = self._bias if self._scale is None else self._scale
         return None if terms is None else terms[: self.count]
 
-    @property
-    def capacity(self) -> int:
-        """How many rows there is room for."""
-        return len(self._data)
-
     def keys(self) -> Keys:
         """Return the rows that count as the kernels read them."""
         n = self.count

@@ -383,11 +383,6 @@ def _find(root: Path, current: str, kind: str | None) -> Snapshot:
     return Snapshot(root / fields[1], fields[2], kind)
 
 
-def read_snapshot(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], Path]:
-    """Return the current snapshot's manifest and subfolder, every file verified; `load_snapshot` says how."""
-    return load_snapshot(folder, kind, lambda snapshot: (snapshot.manifest, snapshot.folder))
-
-
 class Checked(NamedTuple):
     """A file that was verified: its name within the index's folder, its size, and how many blocks or records."""
 
