@@ -12,7 +12,7 @@ import numpy as np
 from numba.extending import overload
 
 from attnbridge.kernels._jit import jit
-from attnbridge.kernels.dot import dot_float64, four_dots, prefetch
+from attnbridge.kernels.dot import load, prefetch
 
 LOW = 0xFFFFFFFF
 LARGEST = float(np.finfo(np.float32).max)
@@ -83,60 +83,91 @@ def sink(heap: Any, lane: Any, size: Any, key: Any) -> Any:
 # ---- scores of a few rows
 
 
-def four_products(query: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
-    """Return query . rows[i] for i in (a, b, c, e) as float32; an int8 query is multiplied in whole numbers."""
-    if query.dtype == np.int8:
-        return tuple(np.float32(np.dot(query.astype(np.int32), rows[i].astype(np.int32))) for i in (a, b, c, e))
-    return four_dots(query, rows, a, b, c, e)
+def _float_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+    last = count - 1
+    i = 0
+    while i < count:
+        i1 = min(i + 1, last)
+        i2 = min(i + 2, last)
+        i3 = min(i + 3, last)
+        a = near[lane, i]
+        b = near[lane, i1]
+        c = near[lane, i2]
+        e = near[lane, i3]
+        s0 = np.float32(0)
+        s1 = np.float32(0)
+        s2 = np.float32(0)
+        s3 = np.float32(0)
+        for j in range(rows.shape[1]):
+            x = queries[number, j]
+            s0 += x * load(rows[a, j])
+            s1 += x * load(rows[b, j])
+            s2 += x * load(rows[c, j])
+            s3 += x * load(rows[e, j])
+        scores[lane, i] = s0
+        scores[lane, i1] = s1
+        scores[lane, i2] = s2
+        scores[lane, i3] = s3
+        i += 4
 
 
-@jit
-def _four_whole(query: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
-    s0 = np.int32(0)
-    s1 = np.int32(0)
-    s2 = np.int32(0)
-    s3 = np.int32(0)
-    for j in range(query.shape[0]):
-        x = np.int32(query[j])
-        s0 = np.int32(s0 + np.int32(x * np.int32(rows[a, j])))
-        s1 = np.int32(s1 + np.int32(x * np.int32(rows[b, j])))
-        s2 = np.int32(s2 + np.int32(x * np.int32(rows[c, j])))
-        s3 = np.int32(s3 + np.int32(x * np.int32(rows[e, j])))
-    return np.float32(s0), np.float32(s1), np.float32(s2), np.float32(s3)
+def _whole_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+    last = count - 1
+    i = 0
+    while i < count:
+        i1 = min(i + 1, last)
+        i2 = min(i + 2, last)
+        i3 = min(i + 3, last)
+        a = near[lane, i]
+        b = near[lane, i1]
+        c = near[lane, i2]
+        e = near[lane, i3]
+        s0 = np.int32(0)
+        s1 = np.int32(0)
+        s2 = np.int32(0)
+        s3 = np.int32(0)
+        for j in range(rows.shape[1]):
+            x = np.int32(queries[number, j])
+            s0 = np.int32(s0 + np.int32(x * np.int32(rows[a, j])))
+            s1 = np.int32(s1 + np.int32(x * np.int32(rows[b, j])))
+            s2 = np.int32(s2 + np.int32(x * np.int32(rows[c, j])))
+            s3 = np.int32(s3 + np.int32(x * np.int32(rows[e, j])))
+        scores[lane, i] = s0
+        scores[lane, i1] = s1
+        scores[lane, i2] = s2
+        scores[lane, i3] = s3
+        i += 4
+
+
+def products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+    """Write scores[lane, i] = queries[number] . rows[near[lane, i]], i < count, four rows a pass.
+
+    In float32, or, of int8 queries and rows, in whole numbers.
+    """
+    if queries.dtype == np.int8:
+        return _whole_products(queries, number, rows, near, scores, lane, count)
+    return _float_products(queries, number, rows, near, scores, lane, count)
 
 
 if not numba.config.DISABLE_JIT:
 
-    @overload(four_products)
-    def _four_products(query, rows, a, b, c, e):  # type: ignore[no-untyped-def]
-        if query.dtype == numba.int8:
-            return lambda query, rows, a, b, c, e: _four_whole(query, rows, a, b, c, e)
-        return lambda query, rows, a, b, c, e: four_dots(query, rows, a, b, c, e)
+    @overload(products)
+    def _products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+        return _whole_products if queries.dtype == numba.int8 else _float_products
 
 
 @jit
-def score(
-    query: Any, bias: Any, rows: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any
+def add_terms(
+    queries: Any, number: Any, bias: Any, rows: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any
 ) -> Any:
-    """Write scores[lane, i] = row_scale[r] * query . rows[r] + row_bias[r] + query_bias, r = near[lane, i]."""
-    last = count - 1
-    for i in range(0, count, 4):
-        i1 = min(i + 1, last)
-        i2 = min(i + 2, last)
-        i3 = min(i + 3, last)
-        scores[lane, i], scores[lane, i1], scores[lane, i2], scores[lane, i3] = four_products(
-            query, rows, near[lane, i], near[lane, i1], near[lane, i2], near[lane, i3]
-        )
-    if row_scale is None and row_bias is None:
-        return
+    """Make products scores: row_scale[r] * product + row_bias[r] + bias[number], r = near[lane, i]."""
     for i in range(count):
         row = near[lane, i]
         value = np.float64(scores[lane, i])
         if row_scale is not None:
             value *= row_scale[row]
         if row_bias is not None:
-            value += row_bias[row]
-            value += bias
+            value += row_bias[row] + bias[number]
         scores[lane, i] = value
 
 
@@ -162,23 +193,22 @@ def _open_epoch(visited: Any, epochs: Any, lane: Any) -> Any:
 
 
 @jit
-def _gather(around: Any, node: Any, work: Any, keys: Any, lane: Any) -> Any:
+def _gather(around: Any, node: Any, visited: Any, epoch: Any, near: Any, rows: Any, lane: Any) -> Any:
     """Note which rows of a list of links are new, ask for them into the cache, and return how many."""
-    visited = work.visited
-    near = work.near
-    epoch = work.epochs[lane]
     count = 0
-    for j in range(around.shape[1]):
+    j = 0
+    width = around.shape[1]
+    while j < width and around[node, j] >= 0:
         row = around[node, j]
-        if row < 0:
-            break
         near[lane, count] = row
         count += visited[lane, row] != epoch
         visited[lane, row] = epoch
-    step = max(1, 64 // keys.data.itemsize)
+        j += 1
+    step = max(1, 64 // rows.itemsize)
+    lines = (rows.shape[1] + step - 1) // step
     for i in range(count):
-        for column in range(0, keys.data.shape[1], step):
-            prefetch(keys.data, near[lane, i], column)
+        for line in range(lines):
+            prefetch(rows, near[lane, i], line * step)
     return count
 
 
@@ -200,7 +230,16 @@ def walk(
     near = work.near
     front = work.front
     found = work.found
-    lanes = min(work.visited.shape[0], queries.shape[0])
+    visited = work.visited
+    epochs = work.epochs
+    near_scores = work.scores
+    rows = keys.data
+    row_scale = keys.scale
+    row_bias = keys.bias
+    level0 = links.level0
+    upper = links.upper
+    start = links.start
+    lanes = min(visited.shape[0], queries.shape[0])
     for lane in range(lanes):
         state[lane, QUERY] = -1
     begun = 0
@@ -219,44 +258,45 @@ def walk(
                 state[lane, STEPS] = 0
                 state[lane, PENDING] = 1
                 state[lane, NODE] = -1
-                _open_epoch(work.visited, work.epochs, lane)
+                _open_epoch(visited, epochs, lane)
                 near[lane, 0] = links.entry
-                work.visited[lane, links.entry] = work.epochs[lane]
+                visited[lane, links.entry] = epochs[lane]
                 continue
             node = state[lane, NODE]
             if node >= 0:
                 level = state[lane, LEVEL]
                 if level > 0:
-                    state[lane, PENDING] = _gather(links.upper, links.start[node] + level - 1, work, keys, lane)
+                    state[lane, PENDING] = _gather(upper, start[node] + level - 1, visited, epochs[lane], near, rows, lane)
                 else:
-                    state[lane, PENDING] = _gather(links.level0, node, work, keys, lane)
+                    state[lane, PENDING] = _gather(level0, node, visited, epochs[lane], near, rows, lane)
                 state[lane, NODE] = -1
                 state[lane, STEPS] += 1
                 continue
             number = state[lane, QUERY]
             count = state[lane, PENDING]
-            score(queries[number], query_bias[number], keys.data, keys.scale, keys.bias, near, work.scores, lane, count)
+            products(queries, number, rows, near, near_scores, lane, count)
+            add_terms(queries, number, query_bias, rows, row_scale, row_bias, near, near_scores, lane, count)
             if state[lane, LEVEL] > 0:
                 best = state[lane, CURRENT]
                 for i in range(count):
-                    best = max(best, key_of(work.scores[lane, i], near[lane, i]))
+                    best = max(best, key_of(near_scores[lane, i], near[lane, i]))
                 if best == state[lane, CURRENT]:
                     state[lane, LEVEL] -= 1
                 if state[lane, LEVEL] > 0:
                     state[lane, CURRENT] = best
                     state[lane, NODE] = row_of(best)
-                    prefetch(links.upper, links.start[state[lane, NODE]] + state[lane, LEVEL] - 1, 0)
+                    prefetch(upper, start[state[lane, NODE]] + state[lane, LEVEL] - 1, 0)
                     continue
-                _open_epoch(work.visited, work.epochs, lane)
+                _open_epoch(visited, epochs, lane)
                 near[lane, 0] = row_of(best)
-                work.visited[lane, row_of(best)] = work.epochs[lane]
-                work.scores[lane, 0] = score_of(best)
+                visited[lane, row_of(best)] = epochs[lane]
+                near_scores[lane, 0] = score_of(best)
                 count = 1
             # layer 0
             size = state[lane, FRONT]
             full = state[lane, FOUND]
             for i in range(count):
-                key = key_of(work.scores[lane, i], near[lane, i])
+                key = key_of(near_scores[lane, i], near[lane, i])
                 if full < ef:
                     push(found, lane, full, ~key)
                     full += 1
@@ -270,8 +310,8 @@ def walk(
             if size > 0 and (full < ef or front[lane, 0] >= ~found[lane, 0]):
                 node = row_of(front[lane, 0])
                 state[lane, NODE] = node
-                prefetch(links.level0, node, 0)
-                prefetch(links.level0, node, 16)
+                prefetch(level0, node, 0)
+                prefetch(level0, node, 16)
                 size -= 1
                 if size > 0:
                     sink(front, lane, size, front[lane, size])
