@@ -15,8 +15,7 @@ from attnbridge.kernels._jit import jit
 from attnbridge.kernels.dot import load, prefetch
 
 LOW = 0xFFFFFFFF
-LARGEST = float(np.finfo(np.float32).max)
-WORST = -(1 << 63)  # a key below that of any row
+WORST = -(1 << 63)  # below the key of any row
 
 
 @jit
@@ -158,16 +157,16 @@ if not numba.config.DISABLE_JIT:
 
 @jit
 def add_terms(
-    queries: Any, number: Any, bias: Any, rows: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any
+    bias: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any
 ) -> Any:
-    """Make products scores: row_scale[r] * product + row_bias[r] + bias[number], r = near[lane, i]."""
+    """Turn products into scores: row_scale[r] * product + row_bias[r] + bias, r = near[lane, i]."""
     for i in range(count):
         row = near[lane, i]
         value = np.float64(scores[lane, i])
         if row_scale is not None:
             value *= row_scale[row]
         if row_bias is not None:
-            value += row_bias[row] + bias[number]
+            value += row_bias[row] + bias
         scores[lane, i] = value
 
 
@@ -175,31 +174,35 @@ def add_terms(
 QUERY = 0  # its query's number, -1 for none
 LEVEL = 1  # the layer of the graph it is in
 CURRENT = 2  # above layer 0: the key of the best row so far
-FRONT = 3  # how many candidates
+FRONT = 3  # how many rows it may still leave by their links
 FOUND = 4  # how many results
 PENDING = 5  # how many rows are waiting to be scored
-STEPS = 6  # how many nodes it has left by their links
-NODE = 7  # the node whose links are next, -1 for none
-FIELDS = 8
+STEPS = 6  # how many rows of layer 0 it has left by their links
+NODE = 7  # the row whose links are next, -1 for none
+BOUND = 8  # a key must be above this to count
+FIELDS = 9
+
+LINKS_A_LINE = 16  # of 64 bytes
 
 
 @jit
-def _open_epoch(visited: Any, epochs: Any, lane: Any) -> Any:
-    """Forget which rows were visited."""
-    epochs[lane] += 1
-    if epochs[lane] == 0:
+def _forget(visited: Any, epochs: Any, lane: Any) -> Any:
+    """Begin a new epoch, in which no row has been visited."""
+    if epochs[lane] == 255:
         visited[lane, :] = 0
-        epochs[lane] = 1
+        epochs[lane] = 0
+    epochs[lane] += 1
 
 
 @jit
-def _gather(around: Any, node: Any, visited: Any, epoch: Any, near: Any, rows: Any, lane: Any) -> Any:
-    """Note which rows of a list of links are new, ask for them into the cache, and return how many."""
+def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, rows: Any, lane: Any) -> Any:
+    """Note which rows of a list of links are new, ask for them into the cache, and return how many they are."""
+    epoch = epochs[lane]
     count = 0
     j = 0
     width = around.shape[1]
-    while j < width and around[node, j] >= 0:
-        row = around[node, j]
+    while j < width and around[place, j] >= 0:  # a loop with a break would cost an atomic count of references a call
+        row = around[place, j]
         near[lane, count] = row
         count += visited[lane, row] != epoch
         visited[lane, row] = epoch
@@ -213,119 +216,251 @@ def _gather(around: Any, node: Any, visited: Any, epoch: Any, near: Any, rows: A
 
 
 @jit
+def _begin(
+    number: Any, entries: Any, levels: Any, entry: Any, state: Any, visited: Any, epochs: Any, near: Any, lane: Any
+) -> Any:
+    """Give a lane a query: its first rows are its own entry points, or that of the graph."""
+    state[lane, QUERY] = number
+    state[lane, LEVEL] = levels
+    state[lane, CURRENT] = WORST
+    state[lane, FRONT] = 0
+    state[lane, FOUND] = 0
+    state[lane, STEPS] = 0
+    state[lane, NODE] = -1
+    state[lane, BOUND] = WORST
+    _forget(visited, epochs, lane)
+    count = 0
+    for j in range(entries.shape[1]):
+        row = entries[number, j]
+        if row >= 0 and visited[lane, row] != epochs[lane]:
+            visited[lane, row] = epochs[lane]
+            near[lane, count] = row
+            count += 1
+    if count > 0:
+        state[lane, LEVEL] = 0
+    else:
+        near[lane, 0] = entry
+        visited[lane, entry] = epochs[lane]
+        count = 1
+    state[lane, PENDING] = count
+
+
+@jit
+def _descend(state: Any, near: Any, scores: Any, lane: Any) -> Any:
+    """Go to the best of the rows above layer 0, or down where none is better; on reaching layer 0 return True."""
+    best = state[lane, CURRENT]
+    for i in range(state[lane, PENDING]):
+        best = max(best, key_of(scores[lane, i], near[lane, i]))
+    if best == state[lane, CURRENT]:
+        state[lane, LEVEL] -= 1
+    state[lane, CURRENT] = best
+    state[lane, NODE] = row_of(best)
+    return state[lane, LEVEL] == 0
+
+
+@jit
+def _collect(
+    allowed: Any, which: Any, ef: Any, least: Any, state: Any, near: Any, scores: Any, front: Any, found: Any, lane: Any
+) -> Any:
+    """Take the scored rows of layer 0 among the candidates, and those that may be returned among the results."""
+    size = state[lane, FRONT]
+    full = state[lane, FOUND]
+    bound = state[lane, BOUND]
+    for i in range(state[lane, PENDING]):
+        key = key_of(scores[lane, i], near[lane, i])
+        if key > bound:
+            push(front, lane, size, key)
+            size += 1
+            if which < 0 or allowed[which, near[lane, i]]:
+                if full < ef or (full < found.shape[1] and ~found[lane, 0] > least):
+                    push(found, lane, full, ~key)
+                    full += 1
+                else:
+                    sink(found, lane, full, ~key)
+                if full >= ef:
+                    bound = ~found[lane, 0]
+                    if full < found.shape[1]:
+                        bound = min(bound, least)
+    state[lane, FRONT] = size
+    state[lane, FOUND] = full
+    state[lane, BOUND] = bound
+
+
+@jit
+def _advance(max_steps: Any, level0: Any, state: Any, front: Any, lane: Any) -> Any:
+    """Choose the next row to leave by its links; return False where the walk is at its end."""
+    size = state[lane, FRONT]
+    if size == 0 or front[lane, 0] < state[lane, BOUND]:
+        return False
+    state[lane, STEPS] += 1
+    if state[lane, STEPS] > max_steps:
+        return False
+    node = row_of(front[lane, 0])
+    state[lane, NODE] = node
+    for line in range((level0.shape[1] + LINKS_A_LINE - 1) // LINKS_A_LINE):
+        prefetch(level0, node, line * LINKS_A_LINE)
+    size -= 1
+    if size > 0:
+        sink(front, lane, size, front[lane, size])
+    state[lane, FRONT] = size
+    return True
+
+
+@jit
+def _report(state: Any, found: Any, lane: Any, number: Any, ids: Any, scores: Any) -> Any:
+    """Write a lane's results, best first; return how many."""
+    full = state[lane, FOUND]
+    while full > ids.shape[1]:
+        full -= 1
+        sink(found, lane, full, found[lane, full])
+    for i in range(full - 1, -1, -1):
+        key = ~found[lane, 0]
+        ids[number, i] = row_of(key)
+        scores[number, i] = score_of(key)
+        sink(found, lane, i, found[lane, i])
+    for i in range(full, ids.shape[1]):
+        ids[number, i] = -1
+        scores[number, i] = -np.inf
+    return full
+
+
+@jit
 def walk(
     queries: Any,
     query_bias: Any,
-    keys: Any,
+    rows: Any,
+    row_scale: Any,
+    row_bias: Any,
     links: Any,
     ef: Any,
+    allowed: Any,
+    which: Any,
+    least: Any,
+    entries: Any,
+    max_steps: Any,
     work: Any,
     ids: Any,
     scores: Any,
     counts: Any,
+    steps: Any,
 ) -> Any:
-    """Find each query's best rows.
+    """Find each query's best rows by walking the graph: greedily down its layers, then best first with breadth ef.
+
+    score = row_scale[r] * query . rows[r] + row_bias[r] + query_bias, in float32.
+
+    Parameters
+    ----------
+    queries : (b, d) float32, or int8 where the rows are
+    query_bias : (b,) float64
+    rows : (n, d) float32, int8 or uint16 (bits of float16)
+    row_scale, row_bias : (n,) float64 or None (1 and 0; without row_bias, query_bias is not used)
+    links : NamedTuple
+        level0 (n, 2M) int32, upper (t, M) int32: links by row number, then -1. start (n,) int32: where in `upper`
+        the row's lists begin, layer 1 first. entry : int, levels : int. All checked: nothing is, in here.
+    ef : int
+        Breadth, at most the width of work.found.
+    allowed : (f, n) bool or uint8
+        Filters: other rows are walked through but not returned.
+    which : (b,) int64
+        The row of `allowed` that holds for a query, -1 for none.
+    least : (b,) float64
+        All rows met with at least this score are results, beyond ef as well, as far as work.found is wide; inf for
+        the ef best only.
+    entries : (b, e) int32
+        Rows to begin at instead of the graph's entry point, then -1.
+    max_steps : int
+        Rows of layer 0 that a query may leave by their links.
+    work : NamedTuple
+        What the walk writes on, l lanes wide: visited (l, n) uint8, epochs (l,) uint8, both zero at first and then
+        left alone; state (l, FIELDS) int64; near (l, w) int32 and scores (l, w) float32, w >= 2M, M and e;
+        front (l, n) and found (l, at least ef) int64.
+    ids : (b, k) int64, filled with row numbers, best first, ties by the smaller, then -1
+    scores : (b, k) float32
+    counts : (b,) int64, how many were found, at most k
+    steps : (b,) int64
+        How many rows of layer 0 were left; more than max_steps where that was the end of it.
+
+    Notes
+    -----
+    Each lane has a query of its own, and they take turns: while one lane's rows come from memory, the others work.
+    What a query finds depends on nothing but the query.
+
+    The caller sees to it that no product leaves float32.
     """
-    state = work.state
-    near = work.near
-    front = work.front
-    found = work.found
     visited = work.visited
     epochs = work.epochs
+    state = work.state
+    near = work.near
     near_scores = work.scores
-    rows = keys.data
-    row_scale = keys.scale
-    row_bias = keys.bias
+    front = work.front
+    found = work.found
     level0 = links.level0
     upper = links.upper
     start = links.start
-    lanes = min(visited.shape[0], queries.shape[0])
-    for lane in range(lanes):
-        state[lane, QUERY] = -1
+    lanes = min(state.shape[0], queries.shape[0])
+    state[:, QUERY] = -1
     begun = 0
     ended = 0
     while ended < queries.shape[0]:
         for lane in range(lanes):
-            if state[lane, QUERY] < 0:
-                if begun == queries.shape[0]:
-                    continue
-                state[lane, QUERY] = begun
-                begun += 1
-                state[lane, LEVEL] = links.levels
-                state[lane, CURRENT] = WORST
-                state[lane, FRONT] = 0
-                state[lane, FOUND] = 0
-                state[lane, STEPS] = 0
-                state[lane, PENDING] = 1
-                state[lane, NODE] = -1
-                _open_epoch(visited, epochs, lane)
-                near[lane, 0] = links.entry
-                visited[lane, links.entry] = epochs[lane]
+            number = state[lane, QUERY]
+            if number < 0:
+                if begun < queries.shape[0]:
+                    _begin(begun, entries, links.levels, links.entry, state, visited, epochs, near, lane)
+                    begun += 1
                 continue
             node = state[lane, NODE]
-            if node >= 0:
+            if node >= 0:  # first turn: which rows are next
                 level = state[lane, LEVEL]
                 if level > 0:
-                    state[lane, PENDING] = _gather(upper, start[node] + level - 1, visited, epochs[lane], near, rows, lane)
+                    count = _gather(upper, start[node] + level - 1, visited, epochs, near, rows, lane)
                 else:
-                    state[lane, PENDING] = _gather(level0, node, visited, epochs[lane], near, rows, lane)
+                    count = _gather(level0, node, visited, epochs, near, rows, lane)
+                state[lane, PENDING] = count
                 state[lane, NODE] = -1
-                state[lane, STEPS] += 1
                 continue
-            number = state[lane, QUERY]
+            # second turn: score them, and choose where to go on
             count = state[lane, PENDING]
             products(queries, number, rows, near, near_scores, lane, count)
-            add_terms(queries, number, query_bias, rows, row_scale, row_bias, near, near_scores, lane, count)
+            add_terms(query_bias[number], row_scale, row_bias, near, near_scores, lane, count)
             if state[lane, LEVEL] > 0:
-                best = state[lane, CURRENT]
-                for i in range(count):
-                    best = max(best, key_of(near_scores[lane, i], near[lane, i]))
-                if best == state[lane, CURRENT]:
-                    state[lane, LEVEL] -= 1
-                if state[lane, LEVEL] > 0:
-                    state[lane, CURRENT] = best
-                    state[lane, NODE] = row_of(best)
-                    prefetch(upper, start[state[lane, NODE]] + state[lane, LEVEL] - 1, 0)
+                if not _descend(state, near, near_scores, lane):
                     continue
-                _open_epoch(visited, epochs, lane)
-                near[lane, 0] = row_of(best)
-                visited[lane, row_of(best)] = epochs[lane]
-                near_scores[lane, 0] = score_of(best)
-                count = 1
-            # layer 0
-            size = state[lane, FRONT]
-            full = state[lane, FOUND]
-            for i in range(count):
-                key = key_of(near_scores[lane, i], near[lane, i])
-                if full < ef:
-                    push(found, lane, full, ~key)
-                    full += 1
-                    push(front, lane, size, key)
-                    size += 1
-                elif key > ~found[lane, 0]:
-                    sink(found, lane, full, ~key)
-                    push(front, lane, size, key)
-                    size += 1
-            state[lane, FOUND] = full
-            if size > 0 and (full < ef or front[lane, 0] >= ~found[lane, 0]):
-                node = row_of(front[lane, 0])
-                state[lane, NODE] = node
-                prefetch(level0, node, 0)
-                prefetch(level0, node, 16)
-                size -= 1
-                if size > 0:
-                    sink(front, lane, size, front[lane, size])
-                state[lane, FRONT] = size
-                continue
-            # the end
-            while full > ids.shape[1]:
-                full -= 1
-                sink(found, lane, full, found[lane, full])
-            counts[number] = full
-            for i in range(full - 1, -1, -1):
-                key = ~found[lane, 0]
-                ids[number, i] = row_of(key)
-                scores[number, i] = score_of(key)
-                sink(found, lane, i, found[lane, i])
-            state[lane, QUERY] = -1
-            ended += 1
+                _forget(visited, epochs, lane)  # seen from above does not count in layer 0
+                state[lane, PENDING] = 1
+                near[lane, 0] = row_of(state[lane, CURRENT])
+                near_scores[lane, 0] = score_of(state[lane, CURRENT])
+                visited[lane, near[lane, 0]] = epochs[lane]
+            bound = key_of(least[number], LOW)
+            _collect(allowed, which[number], ef, bound, state, near, near_scores, front, found, lane)
+            if not _advance(max_steps, level0, state, front, lane):
+                counts[number] = _report(state, found, lane, number, ids, scores)
+                steps[number] = state[lane, STEPS]
+                state[lane, QUERY] = -1
+                ended += 1
+
+
+@jit
+def list_levels(words: Any, unit: Any, levels: Any) -> Any:
+    """Read how many lists of links each node has above layer 0; return how many words that took, or -1.
+
+    hnswlib's file ends with a record a node: the number of bytes that follow, then so many bytes of links.
+
+    Parameters
+    ----------
+    words : (w,) uint32
+    unit : int
+        Words of one list.
+    levels : (n,) int64
+        Filled; -1 is returned where a record ends beyond the words or is no whole number of lists.
+    """
+    place = 0
+    for i in range(levels.shape[0]):
+        if place >= words.shape[0]:
+            return -1
+        size = np.int64(words[place])
+        if size % (4 * unit) != 0:
+            return -1
+        levels[i] = size // (4 * unit)
+        place += 1 + size // 4
+    return place if place <= words.shape[0] else -1
