@@ -37,7 +37,7 @@ _HEADER = np.dtype(
 )
 
 # hnswlib counts links in 16 bits; a level is geometric with ratio 1 / M, so that one of a hundred is not a graph's.
-_MOST_LINKS = 65_535
+_MOST_LINKS = 32_767
 _MOST_LEVELS = 100
 
 
@@ -71,9 +71,7 @@ class Adjacency:
         A link, a level or the entry point leads out of the arrays.
     """
 
-    def __init__(
-        self, level0: npt.NDArray[Any], upper: npt.NDArray[Any], levels: npt.NDArray[Any], entry: int
-    ) -> None:
+    def __init__(self, level0: npt.NDArray[Any], upper: npt.NDArray[Any], levels: npt.NDArray[Any], entry: int) -> None:
         n = len(level0)
         _require(level0.ndim == 2 and upper.ndim == 2 and levels.ndim == 1, "its arrays have the wrong shape")
         _require(all(a.dtype.kind in "iu" for a in (level0, upper, levels)), "its links must be whole numbers")
@@ -171,10 +169,19 @@ class Adjacency:
             len(level0) == header.n * header.size, f"layer 0 takes {len(level0)} bytes, not {header.n * header.size}"
         )
         nodes = level0.reshape(header.n, header.size)
-        return cls._from_nodes(header, nodes, np.ascontiguousarray(lists).view(np.uint32).reshape(-1, unit), levels, rows)
+        return cls._from_nodes(
+            header, nodes, np.ascontiguousarray(lists).view(np.uint32).reshape(-1, unit), levels, rows
+        )
 
     @classmethod
-    def from_file(cls, path: Path, rows: int | None = None, *, dim: int | None = None) -> "Adjacency":
+    def from_file(
+        cls,
+        path: Path,
+        rows: int | None = None,
+        *,
+        dim: int | None = None,
+        M: int | None = None,  # noqa: N803 - the paper's name
+    ) -> "Adjacency":
         """Read the links out of a file that hnswlib saved, without its vectors.
 
         Parameters
@@ -184,6 +191,8 @@ class Adjacency:
             How many rows the store has; labels are below this. By default as many as the file has nodes.
         dim : int, optional
             What dimension the vectors in the file must have.
+        M : int, optional
+            What M the graph must have; a forged one would take memory for `rows` lists of any length.
 
         Returns
         -------
@@ -198,7 +207,7 @@ class Adjacency:
         data = np.memmap(path, np.uint8, "r")
         fields = data[: _HEADER.itemsize].view(_HEADER)[0]
         try:
-            header = _Header({name: fields[name].item() for name in _HEADER.names or ()}, dim)
+            header = _Header({name: fields[name].item() for name in _HEADER.names or ()}, dim, M)
             end = _HEADER.itemsize + header.n * header.size
             _require(end <= len(data) and len(data) % 4 == 0, "its file is cut short")
             levels = np.zeros(header.n, np.int64)
@@ -311,7 +320,7 @@ class Adjacency:
     @property
     def nbytes(self) -> int:
         """How many bytes the links take."""
-        return int(sum(a.nbytes for a in (self.links.level0, self.links.upper, self.links.start, self._levels)))
+        return sum(int(array.nbytes) for array in (*self.arrays().values(), self.links.start))
 
     def graph_order(self) -> npt.NDArray[np.int64]:
         """Return the rows breadth first from the entry point, unreachable ones last: neighbours come close together.
@@ -357,9 +366,9 @@ class Adjacency:
 class _Header:
     """The sizes in hnswlib's header, held against each other."""
 
-    def __init__(self, fields: Mapping[str, Any], dim: int | None = None) -> None:
+    def __init__(self, fields: Mapping[str, Any], dim: int | None = None, M: int | None = None) -> None:  # noqa: N803
         values = {}
-        for name in (_HEADER.names or ())[:9]:
+        for name in (_HEADER.names or ())[:10]:
             try:
                 values[name] = int(fields[name])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -368,12 +377,13 @@ class _Header:
         self.size, self.label, self.data = (
             values[name] for name in ("size_data_per_element", "label_offset", "offset_data")
         )
-        self.most, self.most0 = values["max_M"], int(fields.get("max_M0", 0))
+        self.most, self.most0 = values["max_M"], values["max_M0"]
         self.entry = values["enterpoint_node"]
         self.upper_words = self.most + 1
         _require(0 <= self.n < 2**31, f"it has {self.n} nodes")
         _require(0 < self.most <= _MOST_LINKS, f"its lists hold {self.most} links")
-        _require(0 < self.most0 <= _MOST_LINKS, f"its lists of layer 0 hold {self.most0} links")
+        _require(self.most0 == 2 * self.most, f"its lists of layer 0 hold {self.most0} links")
+        _require(M is None or self.most == M, f"its lists hold {self.most} links instead of {M}")
         vector = self.label - self.data
         fits = self.data == 4 * (self.most0 + 1) and vector > 0 and vector % 4 == 0 and self.size == self.label + 8
         _require(fits and values["offset_level0"] == 0 and self.size < 2**31, "the parts of a node do not fit together")

@@ -90,7 +90,8 @@ class Walk:
                 "restore the index from a backup"
             )
         self.adjacency = adjacency
-        self.keys = Keys(*(None if part is None else kernel_ready(part) for part in keys))
+        scale, offset = (None if part is None else kernel_ready(part) for part in (keys.scale, keys.bias))
+        self.keys = Keys(kernel_ready(keys.data), scale, offset)
         self._free: list[WalkWork] = []  # append and pop are atomic
 
     def query(

@@ -156,9 +156,7 @@ if not numba.config.DISABLE_JIT:
 
 
 @jit
-def add_terms(
-    bias: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any
-) -> Any:
+def add_terms(bias: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
     """Turn products into scores: row_scale[r] * product + row_bias[r] + bias, r = near[lane, i]."""
     for i in range(count):
         row = near[lane, i]
@@ -454,13 +452,13 @@ def list_levels(words: Any, unit: Any, levels: Any) -> Any:
     levels : (n,) int64
         Filled; -1 is returned where a record ends beyond the words or is no whole number of lists.
     """
-    place = 0
+    place: Any = 0
     for i in range(levels.shape[0]):
         if place >= words.shape[0]:
             return -1
         size = np.int64(words[place])
-        if size % (4 * unit) != 0:
+        place += 1 + size // 4
+        if size % (4 * unit) != 0 or place > words.shape[0]:
             return -1
         levels[i] = size // (4 * unit)
-        place += 1 + size // 4
-    return place if place <= words.shape[0] else -1
+    return place
