@@ -315,7 +315,7 @@ class Adjacency:
     @property
     def width(self) -> int:
         """The most links that one list holds."""
-        return max(self.links.level0.shape[1], self.links.upper.shape[1])
+        return int(max(self.links.level0.shape[1], self.links.upper.shape[1]))
 
     @property
     def nbytes(self) -> int:
