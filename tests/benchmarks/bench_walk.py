@@ -103,21 +103,21 @@ def faiss_search(bench: Bench) -> Callable[[int], np.ndarray] | None:
 
 
 def at(recalls: list[float], speeds: list[float], level: float) -> float:
-    """Return the speed at a recall, between the two nearest points (in the logarithm of the speed)."""
-    if recalls[-1] < level or recalls[0] > level:
+    """Return the speed at a recall, between two points in the logarithm of the speed, or the first point's if it is above."""
+    if recalls[-1] < level:
         return float("nan")
     return float(np.exp(np.interp(level, recalls, np.log(speeds))))
 
 
 def curves(bench: Bench, searches: dict[str, Callable[[int], np.ndarray]], rounds: int) -> None:
     """Show recall and speed of each search over ef, and the speeds at the levels of recall."""
-    points: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in searches}
-    for ef in EFS:
-        found = {name: search(ef) for name, search in searches.items()}
-        runs = {name: lambda _, search=search, ef=ef: search(ef) for name, search in searches.items()}
-        for name, seconds in medians(interleaved(runs, rounds)).items():
-            points[name][0].append(bench.recall(found[name]))
-            points[name][1].append(QUERIES / seconds)
+    recalls = {name: [bench.recall(search(ef)) for ef in EFS] for name, search in searches.items()}
+    # every search at every ef in each round: on a busy machine speeds at two ef compare no better than two searches
+    runs = {
+        f"{name} {ef}": lambda _, search=search, ef=ef: search(ef) for name, search in searches.items() for ef in EFS
+    }
+    middle = medians(interleaved(runs, rounds))
+    points = {name: (recalls[name], [QUERIES / middle[f"{name} {ef}"] for ef in EFS]) for name in searches}
     show(
         f"recall@{K} / queries per second, one thread ({machine()})",
         ["ef", *searches],
