@@ -103,7 +103,7 @@ def faiss_search(bench: Bench) -> Callable[[int], np.ndarray] | None:
 
 
 def at(recalls: list[float], speeds: list[float], level: float) -> float:
-    """Return the speed at a recall, between two points in the logarithm of the speed, or the first point's if it is above."""
+    """Return the speed at a recall, between two points in the logarithm of the speed, or that of the first above it."""
     if recalls[-1] < level:
         return float("nan")
     return float(np.exp(np.interp(level, recalls, np.log(speeds))))
