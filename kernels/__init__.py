@@ -11,11 +11,13 @@ from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.topk import top_k
+from attnbridge.kernels.walk import list_levels, walk
 
 __all__ = [
     "dot",
     "exact_top_k",
     "exact_top_k_each",
+    "list_levels",
     "logsumexp",
     "maxsim",
     "rerank",
@@ -23,5 +25,6 @@ __all__ = [
     "softmax",
     "top_k",
     "true_rows",
+    "walk",
     "weighted_sum",
 ]

@@ -159,6 +159,102 @@ def true_rows(mask: Array, words: Array, out: Array) -> None:
     out[:] = [*np.flatnonzero(mask), -1]
 
 
+def list_levels(words: Array, unit: int, levels: Array) -> int:
+    """Fill levels with how many lists each record holds; return how many words were read, or -1."""
+    left = words.tolist()
+    for i in range(len(levels)):
+        if not left:
+            return -1
+        size = left.pop(0)
+        if size % (4 * unit) or size // 4 > len(left):
+            return -1
+        levels[i] = size // (4 * unit)
+        del left[: size // 4]
+    return len(words) - len(left)
+
+
+def walk(
+    queries: Array,
+    query_bias: Array,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    links: Any,
+    ef: int,
+    allowed: Array,
+    which: Array,
+    least: Array,
+    entries: Array,
+    max_steps: int,
+    most: int,
+    ids: Array,
+    scores: Array,
+    counts: Array,
+    steps: Array,
+) -> None:
+    """Fill ids, scores, counts and steps by algorithms 2 and 5 of the HNSW paper; `most` results with a `least`."""
+    ids[:], scores[:] = -1, -np.inf
+    for b, query in enumerate(queries):
+        worth = np.empty(len(rows))
+        dot(
+            query.astype(np.float64),
+            query_bias[b] if row_bias is not None else 0.0,
+            *(rows, row_scale, row_bias),
+            None,
+            1.0,
+            worth,
+        )
+        best = lambda nodes: max(nodes, key=lambda row: (worth[row], -row))  # noqa: E731, B023
+        seen = {row for row in entries[b].tolist() if row >= 0}
+        if not seen:
+            here = links.entry
+            for level in range(links.levels, 0, -1):
+                while True:
+                    around = [row for row in links.upper[links.start[here] + level - 1].tolist() if row >= 0]
+                    there = best([here, *around])
+                    if there == here:
+                        break
+                    here = there
+            seen = {here}
+        front: set[int] = set()
+        found: list[int] = []
+        fresh, left = sorted(seen), 0
+        while True:
+            for row in fresh:
+                bar = _bar(worth, found, ef, least[b], most)
+                if bar is not None and (worth[row], -row) < bar:
+                    continue
+                front.add(row)
+                if which[b] < 0 or allowed[which[b], row]:
+                    found.append(row)
+                    found.sort(key=lambda row: (-worth[row], row))
+                    while len(found) > most or (len(found) > ef and worth[found[-1]] < least[b]):
+                        found.pop()
+            bar = _bar(worth, found, ef, least[b], most)
+            front = {row for row in front if bar is None or (worth[row], -row) >= bar}
+            if not front:
+                break
+            left += 1
+            if left > max_steps:
+                break
+            here = best(front)
+            front.remove(here)
+            around = dict.fromkeys(links.level0[here].tolist())  # a damaged list may name a row twice
+            fresh = [row for row in around if row >= 0 and row not in seen]
+            seen.update(fresh)
+        counts[b], steps[b] = min(len(found), ids.shape[1]), left
+        ids[b, : counts[b]] = found[: counts[b]]
+        scores[b, : counts[b]] = worth[found[: counts[b]]]
+
+
+def _bar(worth: Array, found: list[int], ef: int, least: float, most: int) -> tuple[float, int] | None:
+    """Return what a row must be as good as to be taken up, None while anything is."""
+    if len(found) < ef:
+        return None
+    worst = (worth[found[-1]], -found[-1])
+    return worst if len(found) >= most else min(worst, (least, -(2**31)))
+
+
 # ---- inputs
 
 
@@ -287,6 +383,16 @@ def _true_rows(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return mask, mask[: case.n // 8 * 8].view(np.uint64), np.full(mask.sum() + 1, -7)
 
 
+def _list_levels(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Records of 0 to 3 lists, whole, or with the last one cut short."""
+    levels = rng.integers(0, 4, case.n) * (rng.random(case.n) < 0.3)
+    levels[-1] = 1
+    unit = case.d % 7 + 2
+    records = [np.full(1 + level * unit, 4 * level * unit, np.uint32) for level in levels]
+    words = np.concatenate(records)
+    return words[:-1] if case.gathered else words, unit, np.full(case.n, -7)
+
+
 # ---- the table
 
 
@@ -315,6 +421,7 @@ KERNELS = {
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True),
     "true_rows": Kernel(kernels.true_rows, true_rows, _true_rows, kinds=("float32",), gathers=True),
+    "list_levels": Kernel(kernels.list_levels, list_levels, _list_levels, kinds=("float32",), gathers=True),
     "exact_top_k_each": Kernel(kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True),
 }
 

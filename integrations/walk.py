@@ -1,0 +1,188 @@
+"""Search an adjacency under the logit of the rows: what `kernels.walk` needs around it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge import kernels
+from attnbridge.errors import IndexCorruptError
+from attnbridge.integrations.adjacency import Adjacency
+from attnbridge.kernels.walk import FIELDS
+from attnbridge.metric import Keys
+from attnbridge.validation import kernel_ready
+
+# Queries that take turns on one thread: while the rows of one come from memory, the others work.
+LANES = 4
+
+# No limit.
+_FOREVER = 2**62
+
+
+class WalkWork(NamedTuple):
+    """What `kernels.walk` writes on; kept from call to call, for one call at a time."""
+
+    visited: npt.NDArray[np.uint8]
+    epochs: npt.NDArray[np.uint8]
+    state: npt.NDArray[np.int64]
+    near: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+    front: npt.NDArray[np.int64]
+    found: npt.NDArray[np.int64]
+
+
+def walk_work(rows: int, width: int, breadth: int, lanes: int = LANES) -> WalkWork:
+    """Return what a walk writes on.
+
+    Parameters
+    ----------
+    rows : int
+        Of the adjacency.
+    width : int
+        The longest list of links or of entry points.
+    breadth : int
+        The most results of a query, at least ef.
+    lanes : int
+
+    Returns
+    -------
+    WalkWork
+    """
+    return WalkWork(
+        visited=np.zeros((lanes, rows), np.uint8),
+        epochs=np.zeros(lanes, np.uint8),
+        state=np.zeros((lanes, FIELDS), np.int64),
+        near=np.empty((lanes, max(width, 1)), np.int32),
+        scores=np.empty((lanes, max(width, 1)), np.float32),
+        front=np.empty((lanes, rows), np.int64),  # memory that no walk touches is none
+        found=np.empty((lanes, breadth), np.int64),
+    )
+
+
+class Walked(NamedTuple):
+    """The rows found for each query, best first, then -1 and -inf."""
+
+    ids: npt.NDArray[np.int64]  # (b, n)
+    scores: npt.NDArray[np.float32]  # (b, n)
+    counts: npt.NDArray[np.int64]  # (b,)
+    steps: npt.NDArray[np.int64]  # (b,), more than max_steps where that ended the walk
+
+
+class Walk:
+    """A graph and the rows to walk it by; threads may share it.
+
+    Parameters
+    ----------
+    adjacency : Adjacency
+    keys : Keys
+        At least as many rows as the adjacency has: float32, int8, or the bits of float16. Rows behind are not found.
+
+    Raises
+    ------
+    IndexCorruptError
+        The adjacency has more rows.
+    """
+
+    def __init__(self, adjacency: Adjacency, keys: Keys) -> None:
+        if len(adjacency) > len(keys.data):
+            raise IndexCorruptError(
+                f"the graph has {len(adjacency)} rows, but only {len(keys.data)} vectors are there; "
+                "restore the index from a backup"
+            )
+        self.adjacency = adjacency
+        scale, offset = (None if part is None else kernel_ready(part) for part in (keys.scale, keys.bias))
+        self.keys = Keys(kernel_ready(keys.data), scale, offset)
+        self._free: list[WalkWork] = []  # append and pop are atomic
+
+    def query(
+        self,
+        queries: npt.NDArray[Any],
+        bias: npt.NDArray[np.float64],
+        n: int,
+        *,
+        ef: int,
+        allowed: npt.NDArray[np.bool_] | None = None,
+        which: npt.NDArray[np.int64] | None = None,
+        least: npt.NDArray[np.float64] | None = None,
+        most: int = 0,
+        entries: npt.NDArray[Any] | None = None,
+        max_steps: int | None = None,
+    ) -> Walked:
+        """Return up to n rows for each query.
+
+        Parameters
+        ----------
+        queries : (b, d) float32, or int8 where the rows are
+        bias : (b,) float64
+        n : int
+        ef : int
+            Breadth of the walk, at least n.
+        allowed : (f, at least the adjacency's rows) bool, optional
+            Filters; others than the rows they allow are walked through but not returned.
+        which : (b,) int64, optional
+            The filter of each query, -1 for none; by default the first for all.
+        least : (b,) float64, optional
+            All rows met with at least this score are found, beyond ef as well, up to `most`.
+        most : int, default 0
+        entries : (b, e) int, optional
+            Rows to begin at instead of the graph's entry point; -1, and rows that the graph has not, are none.
+        max_steps : int, optional
+            How many rows a query may leave by their links.
+
+        Returns
+        -------
+        Walked
+        """
+        count, links = len(queries), self.adjacency.links
+        n = max(n, most)
+        out = Walked(
+            np.full((count, n), -1, np.int64),
+            np.full((count, n), -np.inf, np.float32),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+        )
+        if not count or not n or links.entry < 0:
+            return out
+        rows = len(self.adjacency)
+        ef = min(max(ef, n if least is None else 1), rows)
+        if allowed is None:
+            allowed, which = np.empty((0, 1), np.bool_), np.full(count, -1)
+        elif which is None:
+            which = np.zeros(count, np.int64)
+        begin = np.empty((count, 0), np.int32)
+        if entries is not None:
+            begin = np.where(entries < rows, entries, -1).astype(np.int32)
+        width = max(self.adjacency.width, begin.shape[1])
+        work = self._take(width, max(ef, min(most, rows)), min(LANES, count))
+        kernels.walk(
+            kernel_ready(queries),
+            bias,
+            *self.keys,
+            links,
+            ef,
+            kernel_ready(allowed),
+            which,
+            np.full(count, np.inf) if least is None else least,
+            begin,
+            _FOREVER if max_steps is None else max_steps,
+            work,
+            *out,
+        )
+        self._free.append(work)
+        return out
+
+    def _take(self, width: int, breadth: int, lanes: int) -> WalkWork:
+        """Return what nobody else writes on, kept from an earlier call where it is large enough."""
+        try:
+            work = self._free.pop()
+        except IndexError:
+            return walk_work(len(self.adjacency), width, breadth, lanes)
+        if len(work.state) < lanes:
+            return walk_work(len(self.adjacency), width, max(breadth, work.found.shape[1]), lanes)
+        if work.near.shape[1] < width:
+            work = work._replace(
+                near=np.empty((len(work.state), width), np.int32), scores=np.empty((len(work.state), width), np.float32)
+            )
+        if work.found.shape[1] < breadth:
+            work = work._replace(found=np.empty((len(work.state), breadth), np.int64))
+        return work
