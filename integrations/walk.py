@@ -69,33 +69,20 @@ class Walked(NamedTuple):
 
 
 class Walk:
-    """A graph and the rows to walk it by; threads may share it.
+    """A graph to walk by rows that are given with each query; threads may share it.
 
     Parameters
     ----------
     adjacency : Adjacency
-    keys : Keys
-        At least as many rows as the adjacency has: float32, int8, or the bits of float16. Rows behind are not found.
-
-    Raises
-    ------
-    IndexCorruptError
-        The adjacency has more rows.
     """
 
-    def __init__(self, adjacency: Adjacency, keys: Keys) -> None:
-        if len(adjacency) > len(keys.data):
-            raise IndexCorruptError(
-                f"the graph has {len(adjacency)} rows, but only {len(keys.data)} vectors are there; "
-                "restore the index from a backup"
-            )
+    def __init__(self, adjacency: Adjacency) -> None:
         self.adjacency = adjacency
-        scale, offset = (None if part is None else kernel_ready(part) for part in (keys.scale, keys.bias))
-        self.keys = Keys(kernel_ready(keys.data), scale, offset)
         self._free: list[WalkWork] = []  # append and pop are atomic
 
     def query(
         self,
+        keys: Keys,
         queries: npt.NDArray[Any],
         bias: npt.NDArray[np.float64],
         n: int,
@@ -112,6 +99,9 @@ class Walk:
 
         Parameters
         ----------
+        keys : Keys
+            At least as many rows as the adjacency has: float32, int8, or the bits of float16. Rows behind are not
+            found.
         queries : (b, d) float32, or int8 where the rows are
         bias : (b,) float64
         n : int
@@ -132,7 +122,17 @@ class Walk:
         Returns
         -------
         Walked
+
+        Raises
+        ------
+        IndexCorruptError
+            The adjacency has more rows than there are.
         """
+        if len(self.adjacency) > len(keys.data):
+            raise IndexCorruptError(
+                f"the graph has {len(self.adjacency)} rows, but only {len(keys.data)} vectors are there; "
+                "restore the index from a backup"
+            )
         count, links = len(queries), self.adjacency.links
         n = max(n, most)
         out = Walked(
@@ -157,7 +157,9 @@ class Walk:
         kernels.walk(
             kernel_ready(queries),
             bias,
-            *self.keys,
+            kernel_ready(keys.data),
+            None if keys.scale is None else kernel_ready(keys.scale),
+            None if keys.bias is None else kernel_ready(keys.bias),
             links,
             ef,
             kernel_ready(allowed),

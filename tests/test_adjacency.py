@@ -111,7 +111,7 @@ def test_threads_insert_in_any_order():
     adjacency = Adjacency.from_index(index)
     vectors = np.array(index.get_items(np.arange(600)), np.float32)
     keys = Keys(vectors, None, -0.5 * (vectors.astype(np.float64) ** 2).sum(1))
-    found = Walk(adjacency, keys).query(vectors, np.zeros(600), 1, ef=50)
+    found = Walk(adjacency).query(keys, vectors, np.zeros(600), 1, ef=50)
     assert (found.ids[:, 0] == np.arange(600)).mean() >= 0.95
 
 
@@ -335,7 +335,7 @@ def walkable(adjacency, rng):
     if n > N:
         return
     rows = rng.standard_normal((n, DIM)).astype(np.float32)
-    found = Walk(adjacency, Keys(rows)).query(rows[:3], np.zeros(min(3, n)), 4, ef=9)
+    found = Walk(adjacency).query(Keys(rows), rows[:3], np.zeros(min(3, n)), 4, ef=9)
     assert found.ids.max(initial=-1) < n
 
 

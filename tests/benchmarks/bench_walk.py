@@ -71,11 +71,11 @@ class Bench:
         kernels.rerank(self.queries, self.bias, self.rows, None, None, ids, counts, 1.0, positions, logits, weights)
         return np.take_along_axis(ids, np.maximum(positions, 0), axis=1)
 
-    def walker(self, walk: Walk, queries: np.ndarray, n: int) -> Callable[[int], np.ndarray]:
+    def walker(self, walk: Walk, keys: Keys, queries: np.ndarray, n: int) -> Callable[[int], np.ndarray]:
         """Return a search by ef."""
 
         def search(ef: int) -> np.ndarray:
-            found = walk.query(queries, self.bias, min(n, ef), ef=ef)
+            found = walk.query(keys, queries, self.bias, min(n, ef), ef=ef)
             return found.ids if n == K else self.ranked(found.ids, found.counts)
 
         return search
@@ -151,7 +151,7 @@ def filters(bench: Bench, walk: Walk, rounds: int) -> None:
         recalls = []
         for ef in (10, 20, 40):
             search = lambda _, ef=ef, allowed=allowed: walk.query(  # noqa: E731
-                bench.queries, bench.bias, K, ef=ef, allowed=allowed
+                Keys(bench.rows), bench.queries, bench.bias, K, ef=ef, allowed=allowed
             )
             recalls.append(bench.recall(search(0).ids, truth))
             runs[f"ef={ef}"] = search
@@ -196,7 +196,7 @@ def main() -> None:
         f"{1e3 * by_file:.0f} ms, checked as arrays in {1e3 * by_arrays:.0f} ms"
     )
     if options.filters:
-        filters(bench, Walk(adjacency, Keys(rows)), options.rounds)
+        filters(bench, Walk(adjacency), options.rounds)
         return
 
     def plain(ef: int) -> np.ndarray:
@@ -211,13 +211,13 @@ def main() -> None:
     directions = reduction(rows, rows.shape[1] // 2)
     reduced, short = codes(rows @ directions, queries @ directions)
     order = adjacency.graph_order()
-    ordered = bench.walker(Walk(adjacency.reordered(order), Keys(rows[order])), queries, K)
+    ordered = bench.walker(Walk(adjacency.reordered(order)), Keys(rows[order]), queries, K)
     searches |= {
-        "walk float32": bench.walker(Walk(adjacency, Keys(rows)), queries, K),
+        "walk float32": bench.walker(Walk(adjacency), Keys(rows), queries, K),
         "float32, graph order": lambda ef: order[ordered(ef)],
-        "float16": bench.walker(Walk(adjacency, Keys(rows.astype(np.float16).view(np.uint16))), queries, K),
-        "int8": bench.walker(Walk(adjacency, Keys(whole)), asked, CANDIDATES),
-        f"PCA-{directions.shape[1]} int8": bench.walker(Walk(adjacency, Keys(reduced)), short, CANDIDATES),
+        "float16": bench.walker(Walk(adjacency), Keys(rows.astype(np.float16).view(np.uint16)), queries, K),
+        "int8": bench.walker(Walk(adjacency), Keys(whole), asked, CANDIDATES),
+        f"PCA-{directions.shape[1]} int8": bench.walker(Walk(adjacency), Keys(reduced), short, CANDIDATES),
     }
     for name, search in searches.items():
         started = time.perf_counter()
