@@ -6,7 +6,7 @@ that the walk reads the store's own rows and what it finds needs no translation.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,14 @@ class Adjacency:
             int(entry),
             int(levels[entry]) if entry >= 0 else 0,
         )
+
+    # The arrays that `arrays` returns: dtype and dimensions of each.
+    ARRAYS: ClassVar = {
+        "level0": (np.int32, 2),
+        "upper": (np.int32, 2),
+        "levels": (np.uint8, 1),
+        "entry": (np.int64, 1),
+    }
 
     # ---- where it comes from
 
@@ -318,6 +326,68 @@ class Adjacency:
         return int(max(self.links.level0.shape[1], self.links.upper.shape[1]))
 
     @property
+    def M(self) -> int:  # noqa: N802 - the paper's name
+        """The most links of a row in an upper layer."""
+        return int(self.links.upper.shape[1])
+
+    def linked(self) -> npt.NDArray[np.int64]:
+        """Return the rows that are in the graph, ascending.
+
+        Returns
+        -------
+        ndarray of int64
+        """
+        level0, within = self.links.level0, self._levels > 0
+        if self.links.entry >= 0:
+            within[self.links.entry] = True
+        within |= level0[:, 0] >= 0
+        within[level0[level0 >= 0]] = True
+        return np.flatnonzero(within)
+
+    def nodes(
+        self, rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32], dead: npt.NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """Return the links as the state of an hnswlib index holds them.
+
+        Parameters
+        ----------
+        rows : (n,) int64
+            Those that `linked` returns.
+        vectors : (n, d) float32
+            Theirs.
+        dead : (n,) bool
+            Which of them are marked as deleted.
+
+        Returns
+        -------
+        dict
+            Fields for `hnswlib.Index.__setstate__`.
+        """
+        links, n = self.links, len(rows)
+        node_of = np.full(len(self) + 1, 0, np.uint32)  # the last entry is that of -1
+        node_of[rows] = np.arange(n)
+        width, bytes_of_data = links.level0.shape[1], vectors.shape[1] * 4
+        at_data, at_label = 4 * (width + 1), 4 * (width + 1) + bytes_of_data
+        level0 = np.empty((n, at_label + 8), np.uint8)
+        level0[:, :at_data] = _by_node(links.level0[rows], node_of, dead).view(np.uint8)
+        level0[:, at_data:at_label] = vectors.view(np.uint8)
+        level0[:, at_label:] = rows.astype(np.uint64)[:, None].view(np.uint8)
+        levels = self._levels[rows].astype(np.int32)
+        return {
+            "max_elements": n,
+            "cur_element_count": n,
+            "max_level": links.levels,
+            "enterpoint_node": int(node_of[links.entry]),
+            "ep_added": True,
+            "label_lookup_external": rows.astype(np.uint64),
+            "label_lookup_internal": np.arange(n, dtype=np.uint32),
+            "element_levels": levels,
+            "data_level0": level0.ravel().view(np.int8),
+            # rows that are in no upper layer have no lists there: the others' are in the order of rows already
+            "link_lists": _by_node(links.upper, node_of, None).ravel().view(np.int8),
+        }
+
+    @property
     def nbytes(self) -> int:
         """How many bytes the links take."""
         return sum(int(array.nbytes) for array in (*self.arrays().values(), self.links.start))
@@ -400,6 +470,18 @@ def _by_row(lists: npt.NDArray[np.uint32], row_of: npt.NDArray[np.int64], name: 
     high = int(np.where(unused, np.uint32(0), nodes).max(initial=0))
     _require(high < len(row_of), f"a link in {name} leads to node {high} of {len(row_of)}")
     out: Links = np.append(row_of, -1).astype(np.int32)[nodes]
+    return out
+
+
+def _by_node(
+    lists: Links, node_of: npt.NDArray[np.uint32], dead: npt.NDArray[np.bool_] | None
+) -> npt.NDArray[np.uint32]:
+    """Return lists of rows, then -1, as lists of a count (with the mark of a deleted node) and that many nodes."""
+    out = np.empty((len(lists), lists.shape[1] + 1), np.uint32)
+    out[:, 0] = (lists >= 0).sum(axis=1)
+    if dead is not None:
+        out[dead, 0] |= 1 << 16
+    out[:, 1:] = node_of[lists]
     return out
 
 

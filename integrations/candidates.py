@@ -124,6 +124,24 @@ def exact_search_each(
     return labels, _distances(metric, similarities, labels >= 0)
 
 
+def distances_of(
+    keys: Keys,
+    metric: Metric,
+    queries: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float64],
+    labels: Labels,
+) -> Distances:
+    """Return the distance of each prepared query to its own rows; where a label is -1, which only ends may be, inf."""
+    shape = labels.shape
+    positions, similarities, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
+    counts = (labels >= 0).sum(axis=1)
+    kernels.rerank(queries, bias, *keys, labels, counts, 1.0, positions, similarities, weights)
+    found = positions >= 0
+    out = np.full(shape, -np.inf)
+    np.put_along_axis(out, np.where(found, positions, shape[1] - 1), np.where(found, similarities, -np.inf), axis=1)
+    return _distances(metric, out, labels >= 0)
+
+
 def _distances(metric: Metric, similarities: npt.NDArray[np.float64], found: npt.NDArray[np.bool_]) -> Distances:
     """Return the distances of what was found, inf for the rest."""
     distances = metric.distances(similarities)

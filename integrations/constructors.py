@@ -16,6 +16,7 @@ from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.persistent import Persistent
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tables import Columns, Source, from_file, from_relation
+from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.progress import progress_bar
 from attnbridge.validation import as_matrix
 
@@ -86,8 +87,12 @@ class Constructors(Persistent):
             if len(given) != len(live):
                 raise InvalidInputError(f"vectors must have a row for each of {len(live)} labels, got {len(given)}")
             own[live] = given
-        own[removed] = 1.0  # whatever they hold: nothing refers to them
-        bridge._state = State(Store.adopt(own, bridge._metric, names, live), Graph(source, len(labels)))
+        size = norms(own[removed])
+        own[removed[~((size > SMALLEST_NORM) & np.isfinite(size))]] = 1.0  # searches only come through there
+        bridge._state = State(
+            Store.adopt(own, bridge._metric, names, live), Graph(source, len(labels), engine=bridge._engine)
+        )
+        bridge._link(False, False)
         return bridge
 
     @classmethod

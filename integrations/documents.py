@@ -252,9 +252,9 @@ class Documents:
         Returns
         -------
         dict of str to int
-            Bytes of rows (mapped ones too), norms, ids (estimated from a sample), graph (with hnswlib's own copy of
-            the vectors), tokens and payload, all dead rows included; and those of the whole process that are in
-            memory ("resident").
+            Bytes of rows (mapped ones too), norms, ids (estimated from a sample), graph (links, and hnswlib's index
+            with its copy of the vectors, where that is loaded), tokens and payload, all dead rows included; and those
+            of the whole process that are in memory ("resident").
 
         Examples
         --------
@@ -274,7 +274,7 @@ class Documents:
             "rows": view.keys.data.nbytes,
             "norms": sum(array.nbytes for array in terms),
             "ids": int(each * view.count) + sys.getsizeof(view.ids) + sys.getsizeof(store._row_of) + view.alive.nbytes,
-            "graph": source.index.nbytes if isinstance(source, Graph) and source.ready else 0,
+            "graph": source.nbytes if isinstance(source, Graph) else 0,
             "tokens": tokens,
             "payload": 0 if view.payload is None else view.payload.nbytes,
             "resident": _resident(),
@@ -453,6 +453,8 @@ class Documents:
         """
         if isinstance(self._state.source, Graph):
             self._wait_linked(progress)
+            with self._state.source.resting():
+                pass  # the links are read out for searches
 
     def set_payload(self, ids: Id | Sequence[Id], payload: Any) -> None:
         """Change payload values of documents, leaving vectors and other columns as they are.
@@ -561,12 +563,12 @@ class Documents:
                 source.remove(store.view.live_rows.tolist())
                 store.kill(store.view.live_ids(), store.view.live_rows.tolist())
             else:
-                self._state = State(store.emptied(), source and Graph(self._new_index()))
+                self._state = State(store.emptied(), source and self._new_graph())
 
-    def _new_index(self) -> HnswIndex:
+    def _new_graph(self) -> Graph:
         source = self._state.source
         assert isinstance(source, Graph)
-        return HnswIndex(**source.index.settings(), threads=self._threads)
+        return Graph(HnswIndex(**source.index.settings(), threads=self._threads), engine=source.engine)
 
     def compact(self, *, progress: bool = True) -> int:
         """Give back the space of replaced and deleted rows; the graph is built anew from those that live.
@@ -619,9 +621,9 @@ class Documents:
 
     def _built(self, view: View, old: Graph, progress: bool) -> Graph:
         """Return a graph with all rows of a view, made by one thread while others search the old one."""
-        graph = Graph(self._new_index())
+        graph = self._new_graph()
         with progress_bar(view.count, "compacting", progress and view.count >= PROGRESS_FROM) as advance:
-            while view.count >= LINK_FROM and graph.has_work(view, drain=True):
+            while view.count >= LINK_FROM and graph.linking(view):
                 linked = graph.linked
                 graph.step(view, threads=1 if old.busy else None)
                 advance(graph.linked - linked)

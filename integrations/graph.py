@@ -1,22 +1,24 @@
 """The index behind a bridge: how far rows are linked in it, and the thread that links the others."""
 
 import atexit
+import math
 import os
-import pickle
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import IndexCorruptError
+from attnbridge.integrations.adjacency import Adjacency
 from attnbridge.integrations.candidates import CandidateSource, Distances, Labels
 from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.view import View
+from attnbridge.integrations.walk import Walk
 from attnbridge.threads import ReadWriteLock
 
 # A tail shorter than this is not linked: reading it costs next to nothing.
@@ -28,36 +30,60 @@ _LONG_TURN = 0.1
 _QUIET = 0.5
 
 
-# Seconds before a saved graph is read: hnswlib lets no other thread of Python run meanwhile, and the search that found
-# no graph shall be answered first.
+# Seconds before hnswlib's index is made from links or the links are read out of it: it lets no other thread of Python
+# run meanwhile, and the search that is going on shall be answered first.
 _COURTESY = 0.02
+
+# Reading the links out takes at most this share of the time.
+_REFRESHING = 0.1
+
+# So many rows linked since the links were read are searched one by one; of more, hnswlib itself is asked.
+_BEHIND = 1_000
 
 # Rows that are taken out in one go.
 _MARKED = 1_000
 
+ENGINES = ("native", "hnswlib")
+
+
+class Native(NamedTuple):
+    """The graph as it was when the rows before number `bound` were linked, to be walked."""
+
+    walk: Walk
+    bound: int
+
 
 class Graph:
-    """An hnswlib index of the rows before number `linked`; those behind are the tail, which searches read in full.
+    """A graph of the rows before number `linked`; those behind are the tail, which searches read in full.
+
+    hnswlib builds it, and searches it with engine="hnswlib". With "native" its links are read out after linking, and
+    searches walk them; hnswlib's index is then needed for linking only, and may be left empty until there is any.
 
     Parameters
     ----------
     index : HnswIndex
+        Empty where an adjacency is given.
     linked : int, default 0
-    load : callable, optional
-        Returns the index and `linked` of a saved graph; until the first step of linking calls it, all rows are tail.
+    engine : {"native", "hnswlib"}, default "native"
+    adjacency : Adjacency, optional
+        The links of those rows.
     """
 
     def __init__(
-        self, index: HnswIndex, linked: int = 0, load: Callable[[HnswIndex], tuple[HnswIndex, int]] | None = None
+        self, index: HnswIndex, linked: int = 0, *, engine: str = "native", adjacency: Adjacency | None = None
     ) -> None:
         self.index = index
         self.linked = linked
-        self.damage: IndexCorruptError | None = None  # of the saved graph, found when it was loaded
-        self._load = load
+        self.engine = engine
+        self.damage: IndexCorruptError | None = None  # of the rows that the graph is of, found when it was loaded
+        self._native = None if adjacency is None else Native(Walk(adjacency), linked)
+        self._unloaded = adjacency is not None  # the index is still to be made from the links
+        self._refreshed, self._refreshing = -math.inf, 0.0  # when the links were read last, and how long that took
         self._draining = False  # linking, once begun, goes on until no tail is left
         self._gone: set[int] = set()  # rows that died, still to be taken out
         self._rate = 2_000.0  # rows linked in a second
         self._asked = 0.0
+        self.pace = 200_000.0  # rows that a walk leaves by their links in a second
         self.reset()
 
     def reset(self) -> None:
@@ -65,17 +91,39 @@ class Graph:
         self._lock = threading.Lock()
         self._stepping = threading.Lock()
 
+    # ---- searching
+
+    def native(self, view: View) -> Native | None:
+        """Return what a search of a view is to walk; None where hnswlib is to be asked, or there is nothing yet."""
+        self._asked = time.monotonic()
+        native = self._native
+        if self.engine == "hnswlib" or native is None or native.bound > view.count:
+            return None
+        return native if self._unloaded or self.linked - native.bound <= _BEHIND else None
+
+    def learn_pace(self, steps: int, seconds: float) -> None:
+        """Learn how fast walks are, for those that have a time budget."""
+        self.pace += 0.1 * (steps / max(seconds, 1e-6) - self.pace)
+
     @property
     def ready(self) -> bool:
-        """Whether there is anything to ask; a saved graph that is damaged is told of here."""
+        """Whether hnswlib can be asked; rows that are damaged are told of here."""
         if self.damage is not None:
             raise self.damage
-        return self.linked > 0
+        return self.linked > 0 and not self._unloaded
 
     def query(self, queries: npt.NDArray[np.float32], n: int) -> tuple[Labels, Distances]:
-        """Return candidates among the linked rows."""
+        """Return hnswlib's candidates among the linked rows."""
         self._asked = time.monotonic()
         return self.index.query(queries, n, threads=1)  # the chunks of a batch are what runs in parallel
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the links take, and hnswlib's index with its copy of the rows where it is loaded."""
+        native = self._native
+        return (0 if native is None else native.walk.adjacency.nbytes) + (self.index.nbytes if self.ready else 0)
+
+    # ---- changing
 
     def remove(self, rows: Sequence[int]) -> None:
         """Take rows out: now, or after the step that is going on. Searches drop them meanwhile, for they are dead."""
@@ -97,11 +145,23 @@ class Graph:
             return False
         lacking = self.lacks(view)
         self._draining = lacking > 0 and (self._draining or drain or lacking >= LINK_FROM)
-        return self._load is not None or self._draining or bool(self._due())
+        to_load = self._unloaded and self.engine == "hnswlib"
+        return to_load or self._draining or bool(self._due()) or self._stale()
+
+    def linking(self, view: View) -> bool:
+        """Return whether there is work that a writer waits for: all but reading the links out once more."""
+        return self.has_work(view, drain=True) and (self._draining or self._native is None)
 
     def _due(self) -> set[int]:
+        if self._unloaded:  # what is dead is not loaded
+            return set()
         with self._lock:
             return {row for row in self._gone if row < self.linked}
+
+    def _stale(self) -> bool:
+        """Return whether rows were linked since the links were read."""
+        bound = 0 if self._native is None else self._native.bound
+        return self.engine == "native" and not self._unloaded and bound < self.linked
 
     @property
     def busy(self) -> bool:
@@ -109,9 +169,20 @@ class Graph:
         return time.monotonic() - self._asked < _QUIET
 
     def step(self, view: View, *, threads: int | None = None) -> None:
-        """Load a saved graph, or link some rows of the tail: as many as keep searches waiting for a moment only."""
+        """Load the index, link some rows of the tail (as many as keep searches waiting for a moment only), or refresh.
+
+        Only where there is no tail, and not too often, are the links read out anew.
+        """
         with self._stepping:
-            if self._loaded():
+            if not self._draining and not self._unloaded and self._stale():
+                self._take_out()
+                due = self._refreshed + self._refreshing / _REFRESHING
+                if time.monotonic() < due:
+                    time.sleep(_COURTESY)
+                else:
+                    self._refresh()
+                return
+            if self._load(view):
                 return
             self._take_out()
             if not self._draining:
@@ -127,17 +198,28 @@ class Graph:
                 self._rate += 0.3 * (min(rate, 10.0 * self._rate) - self._rate)
             self.linked = last
 
-    def _loaded(self) -> bool:
-        if self._load is None:
+    def _refresh(self) -> None:
+        """Read the links out, for searches to walk."""
+        started = time.monotonic()
+        linked = self.linked
+        self._native = Native(Walk(self.index.adjacency(linked)), linked)
+        self._refreshed = time.monotonic()
+        self._refreshing = self._refreshed - started
+
+    def _load(self, view: View) -> bool:
+        """Make hnswlib's index from the links, and return whether that was still to be done."""
+        if not self._unloaded:
             return False
+        assert self._native is not None
         time.sleep(_COURTESY)
+        adjacency, bound = self._native.walk.adjacency, self._native.bound
         try:
-            self.index, self.linked = self._load(self.index)
+            vectors = view.vectors(np.arange(bound))
         except IndexCorruptError as error:
             self.damage = error
             raise
-        finally:
-            self._load = None
+        self.index.read_links(adjacency, vectors, np.flatnonzero(~view.alive[:bound]))
+        self._unloaded = False
         return True
 
     def _take_out(self) -> None:
@@ -147,20 +229,35 @@ class Graph:
         with self._lock:
             self._gone.difference_update(due)
 
+    def unload(self) -> None:
+        """Let hnswlib's index go, with its copy of the rows; it is made from the links when it is needed."""
+        with self.resting():
+            if not self._unloaded and self._native is not None:
+                self.index, self._unloaded = self.index.emptied(), True
+
     @contextmanager
-    def resting(self) -> Iterator[None]:
-        """Let nothing be linked meanwhile, and have no dead row in the index."""
+    def resting(self) -> Iterator[Adjacency | None]:
+        """Let nothing be linked meanwhile, and yield the links of all that is; None where nothing is."""
         with self._stepping:
-            self._loaded()
             self._take_out()
-            yield
+            native = self._native
+            if not self._unloaded and self.linked and (native is None or native.bound < self.linked):
+                self._refresh()
+            yield None if self._native is None else self._native.walk.adjacency
 
     def __getstate__(self) -> dict[str, Any]:
-        with self.resting():  # as bytes: it may go on being linked before pickle comes to an object
-            return {"index": pickle.dumps(self.index, pickle.HIGHEST_PROTOCOL), "linked": self.linked}
+        with self.resting() as adjacency:
+            return {
+                "index": self.index.emptied(),
+                "linked": self.linked,
+                "engine": self.engine,
+                "adjacency": None if adjacency is None else adjacency.arrays(),
+            }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(pickle.loads(state["index"]), state["linked"])  # type: ignore[misc]
+        arrays = state.pop("adjacency")
+        adjacency = None if arrays is None else Adjacency.from_arrays(arrays, state["linked"])
+        self.__init__(**state, adjacency=adjacency)  # type: ignore[misc]
 
 
 class Foreign:
@@ -277,12 +374,12 @@ class Linker:
             graph, view = state
             if graph.damage is not None:
                 raise graph.damage
-            graph.has_work(view, drain=True)
+            working = graph.linking(view)
             self.start()
             if before is not None and before[0] is graph and graph.linked > before[1]:
                 advance(graph.linked - before[1])
             before = (graph, graph.linked)
-            if not graph.has_work(view):
+            if not working:
                 return
             with self._changed:
                 if self._thread is not None:

@@ -24,6 +24,7 @@ from attnbridge.errors import (
     MissingDependencyError,
     UnknownIdError,
 )
+from attnbridge.integrations.adjacency import Adjacency
 from attnbridge.integrations.candidates import Distances, Labels, as_labels, check_new_labels
 from attnbridge.integrations.snapshot import Snapshot, load_snapshot, write_snapshot
 from attnbridge.metric import Metric, norms
@@ -304,7 +305,7 @@ class HnswIndex:
         with self._lock.read():
             k = min(n, len(self._live))
             if k and len(matrix):
-                within = self._within_float32(prepared)
+                within = self.within_float32(prepared)
                 try:
                     if not within.all():
                         raise RuntimeError
@@ -318,8 +319,17 @@ class HnswIndex:
                             labels[i, :reached], distances[i, :reached] = found[0][0], found[1][0]
         return labels, distances
 
-    def _within_float32(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Return for which queries every distance, and those the graph was built by, are within float32."""
+    def within_float32(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Return for which queries every distance, and those the graph was built by, are within float32.
+
+        Parameters
+        ----------
+        queries : (b, d) float32
+
+        Returns
+        -------
+        ndarray of bool, (b,)
+        """
         if self.metric == "cosine":
             return np.ones(len(queries), np.bool_)
         length, longest = norms(queries), self._longest
@@ -454,6 +464,79 @@ class HnswIndex:
             return index
 
         return load_snapshot(folder, _KIND, load)
+
+    def adjacency(self, rows: int) -> Adjacency:
+        """Return a copy of the graph's links.
+
+        Parameters
+        ----------
+        rows : int
+            All labels are below this.
+
+        Returns
+        -------
+        Adjacency
+        """
+        with self._lock.read():
+            return Adjacency.from_index(self._index, rows)
+
+    def emptied(self, longest: float | None = None) -> "HnswIndex":
+        """Return an index of the same settings without rows, for `read_links`.
+
+        Parameters
+        ----------
+        longest : float, optional
+            `longest` of the new one; by default this one's.
+
+        Returns
+        -------
+        HnswIndex
+        """
+        made = HnswIndex(**self.settings(), threads=self.threads)
+        made._longest = self._longest if longest is None else longest
+        return made
+
+    def read_links(
+        self, adjacency: Adjacency, vectors: npt.NDArray[np.float32], removed: npt.NDArray[np.int64]
+    ) -> None:
+        """Replace this (empty) index's graph by one of given links; nothing is built anew.
+
+        Parameters
+        ----------
+        adjacency : Adjacency
+            Links between labels; those that have and get none are not in the index.
+        vectors : (n, d) float32
+            Of each label.
+        removed : (m,) int64
+            Labels that are unfindable, as far as they are in the graph.
+
+        Raises
+        ------
+        IndexCorruptError
+            The links are of another M, or of more labels than there are vectors.
+        """
+        labels = adjacency.linked()
+        if len(labels) == 0:
+            return
+        if adjacency.M != self.M:
+            raise IndexCorruptError(f"the graph's lists hold {adjacency.M} links instead of M={self.M}; restore it")
+        if len(vectors) < len(adjacency):
+            raise IndexCorruptError(
+                f"the graph has {len(adjacency)} rows, but only {len(vectors)} vectors are there; restore it"
+            )
+        prepared, _ = self._metric.prepare(np.ascontiguousarray(vectors[labels]), "vectors")
+        dead = np.isin(labels, removed)
+        made = self._new_index()
+        made.init_index(1, M=self.M, ef_construction=self.ef_construction, random_seed=self.seed)
+        (state,) = made.__getstate__()
+        state = dict(state) | adjacency.nodes(labels, prepared, dead) | {"has_deletions": bool(dead.any())}
+        index = self._hnswlib.Index.__new__(self._hnswlib.Index)
+        index.__setstate__((state,))
+        index.set_ef(self.ef)
+        with self._lock.write():
+            self._index = index
+            self._removed = set(labels[dead].tolist())
+            self._live = set(labels[~dead].tolist())
 
     def read_graph(
         self, path: Path, removed: set[int], longest: float, labels: int | None = None, *, name: Path | None = None

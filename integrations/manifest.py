@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from attnbridge.errors import IndexCorruptError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 
 _FILE = re.compile(r"[a-z0-9_]{1,64}(\.[a-z0-9]{1,16})+")

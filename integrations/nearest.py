@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import IndexCorruptError
-from attnbridge.integrations.candidates import Distances, Labels, exact_search, exact_search_each
-from attnbridge.integrations.graph import Foreign, Graph
+from attnbridge.integrations.candidates import Distances, Labels, distances_of, exact_search, exact_search_each
+from attnbridge.integrations.graph import Foreign, Graph, Native
 from attnbridge.integrations.view import Allowed, Rows, View
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
@@ -19,6 +19,9 @@ from attnbridge.rerank import Stage
 # A filter goes to exact search where reading the allowed rows costs less than the wider graph search that would
 # be needed: a candidate of a graph search costs about as much as this many rows read one after the other.
 _ROWS_PER_CANDIDATE = 30
+
+# A filtered walk goes to exact search where fewer rows pass than the square root of this times the breadth times all.
+_NARROW = 40
 
 # With a time budget exact search looks at the clock after so many values.
 _VALUES_A_LOOK = 2_000_000
@@ -45,6 +48,10 @@ class Request:
     deadline : float or None
         Moment of `time.perf_counter` after which no step is begun.
     stages : sequence of Stage
+    ef : int or None
+        Breadth of the walk; None for the index's own.
+    entries : (b, e) int64, or None
+        Rows to begin the walk at, then -1.
     query_tokens : list of ((m, dt) float32, (m,) float64), or None
     threads : int
     """
@@ -62,6 +69,8 @@ class Request:
     stages: Sequence[Stage]
     query_tokens: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]] | None
     threads: int
+    ef: int | None = None
+    entries: npt.NDArray[np.int64] | None = None
 
     def late(self) -> bool:
         """Return whether the time is over."""
@@ -72,8 +81,9 @@ class Found(NamedTuple):
     """Candidates of some queries, nearest first, then -1 and inf; and for which of them all that was due was read."""
 
     labels: Labels
-    distances: Distances
+    distances: Distances  # by the compressed rows where `rough`
     complete: npt.NDArray[np.bool_]
+    rough: bool = False
 
 
 class Nearest:
@@ -108,10 +118,14 @@ class Nearest:
         allowed = request.allowed
         self.allowed = None if allowed is None else allowed[first : first + len(queries)]
         self.complete = np.ones(len(queries), np.bool_)
+        self.first = first
+        self.native = source.native(view) if isinstance(source, Graph) else None
+        self.rough = False  # whether some distances are those of compressed rows
 
     def candidates(self) -> Found:
         """Return up to `candidates` rows for each query."""
-        return self._nearest(range(len(self.queries)), self.request.candidates)
+        found = self._nearest(range(len(self.queries)), self.request.candidates)
+        return found._replace(rough=self.rough)
 
     def within(self, radius: float) -> Found:
         """Return each query's rows within the radius, asking for more and more until one lies beyond."""
@@ -173,8 +187,10 @@ class Nearest:
     def _routes(self, which: Sequence[int], n: int, wanted: int) -> dict[int | None, list[int]]:
         """Return how many rows to ask the index for (None: to read the rows) -> places of queries in `which`."""
         unfiltered = None
-        if not (self.request.exact or self.source is None or not self.source.ready):
-            unfiltered = min(n + (wanted == n), self.view.live)  # one beyond the last hit, to see whether it is tied
+        graph = self.native is not None or (self.source is not None and self.source.ready)
+        if graph and not self.request.exact:
+            least = 0 if self.native is not None or self.request.ef is None else self.request.ef
+            unfiltered = min(max(n + (wanted == n), least), self.view.live)  # one beyond the last hit: is it tied?
         if self.allowed is None or unfiltered is None:
             return {unfiltered: list(range(len(which)))}
         routes: dict[int | None, list[int]] = {}
@@ -186,6 +202,9 @@ class Nearest:
 
     def _fetch(self, passing: int, n: int) -> int | None:
         """Return how many rows to ask the index for so that enough pass, or None where reading them costs less."""
+        if self.native is not None:
+            narrow = passing**2 < _NARROW * max(n, self._ef()) * self.view.live
+            return None if narrow else min(n + 1, passing)
         # In steps of a quarter, so that queries with filters alike go to the index together.
         share = 1.5 * self.view.live / max(passing, 1)
         fetch = int(n * 1.25 ** math.ceil(math.log(share) / math.log(1.25))) + 1
@@ -194,23 +213,17 @@ class Nearest:
     def _by_index(
         self, which: npt.NDArray[np.int64], fetch: int, n: int, wanted: int
     ) -> tuple[Labels, Distances, npt.NDArray[np.bool_]]:
-        """Return n candidates of each query from index and tail, and for which queries the rows must be read."""
-        assert self.source is not None
-        bound = min(self.source.linked, self.view.count)  # before the query: what is linked meanwhile is tail
-        labels, distances = self._ask(self.raw if len(which) == len(self.raw) else self.raw[which], fetch)
-        dropped = labels >= bound
-        keep = (labels >= 0) & ~dropped
-        if self.view.live < self.view.count:
-            keep &= self.view.alive[np.where(keep, labels, 0)]
+        """Return n candidates of each query from graph and tail, and for which queries the rows must be read."""
+        if self.native is not None:
+            bound = self.native.bound
+            labels, distances = self._walked(self.native, which, fetch)
+            dropped = np.zeros(len(which), np.bool_)
+        else:
+            labels, distances, bound, dropped = self._asked(which, fetch)
         passing: int | npt.NDArray[np.int64] = self.view.live
         if self.allowed is not None:
             filters = [self.allowed[i] for i in which]
             passing = np.array([self.view.live if one is None else one.passing for one in filters])
-            for place, one in enumerate(filters):
-                if one is not None:
-                    keep[place] &= one.mask[np.where(keep[place], labels[place], 0)]
-        if not keep.all():
-            labels, distances = _kept(labels, distances, keep, fetch)
         if bound < self.view.count:
             labels, distances = self._with_tail(which, labels, distances, bound, fetch)
         # Read the rows where the graph did not lead to enough of them, or to the last hit's equals only: of more equal
@@ -219,8 +232,98 @@ class Nearest:
         found = (labels >= 0).sum(axis=1)
         end = np.maximum(np.minimum(found - 1, max(n - 1, wanted)), 0)
         tied = (found > wanted) & (np.take_along_axis(distances, end[:, None], 1)[:, 0] == distances[:, last])
-        few = found < np.minimum(np.where(dropped.any(axis=1), wanted, n), passing)
+        if self.rough:  # codes are equal where rows are not
+            tied[:] = False
+        few = found < np.minimum(np.where(dropped, wanted, n), passing)
         return np.ascontiguousarray(labels[:, :n]), np.ascontiguousarray(distances[:, :n]), few | tied
+
+    def _asked(self, which: npt.NDArray[np.int64], fetch: int) -> tuple[Labels, Distances, int, npt.NDArray[np.bool_]]:
+        """Return what the index finds of each query's rows, how many it knows, and where it named others than those."""
+        assert self.source is not None
+        bound = min(self.source.linked, self.view.count)  # before the query: what is linked meanwhile is tail
+        labels, distances = self._ask(self.raw if len(which) == len(self.raw) else self.raw[which], fetch)
+        dropped = labels >= bound
+        keep = (labels >= 0) & ~dropped
+        if self.view.live < self.view.count:
+            keep &= self.view.alive[np.where(keep, labels, 0)]
+        for place, i in enumerate(which):
+            one = None if self.allowed is None else self.allowed[i]
+            if one is not None:
+                keep[place] &= one.mask[np.where(keep[place], labels[place], 0)]
+        if not keep.all():
+            labels, distances = _kept(labels, distances, keep, fetch)
+        return labels, distances, bound, np.any(dropped, axis=1)
+
+    def _ef(self) -> int:
+        """Return the breadth of a walk."""
+        assert isinstance(self.source, Graph)
+        return self.source.index.ef if self.request.ef is None else self.request.ef
+
+    def _walked(self, native: Native, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
+        """Return each query's n best of the linked rows that it may find."""
+        assert isinstance(self.source, Graph)
+        view, request, source = self.view, self.request, self.source
+        whole = len(which) == len(self.queries)
+        queries, bias = (self.queries, self.bias) if whole else (self.queries[which], self.bias[which])
+        view.check_walk()
+        asked, scale = queries, None
+        if view.reduction is not None:
+            asked, scale = view.reduction.queries(queries)
+        allowed, filters = self._masks(which)
+        entries = None if request.entries is None else request.entries[self.first + which]
+        steps = None
+        if request.deadline is not None:
+            left = max(request.deadline - time.perf_counter(), 0.0)
+            steps = max(1, int(left * source.pace / len(which)))
+        began = time.perf_counter()
+        found = native.walk.query(
+            view.walk,
+            asked,
+            bias,
+            n,
+            ef=self._ef(),
+            query_scale=scale,
+            allowed=allowed,
+            which=filters,
+            entries=entries,
+            max_steps=steps,
+        )
+        if steps is not None:
+            self.complete[which] &= found.steps <= steps
+        source.learn_pace(int(found.steps.sum()), time.perf_counter() - began)
+        labels, distances = found.ids, self.metric.distances(found.scores.astype(np.float64))
+        beyond = ~source.index.within_float32(queries)
+        if beyond.any():  # their products would not be what they are: the rows are read
+            labels[beyond], distances[beyond] = -1, np.inf
+        if view.reduction is None:
+            return labels, distances
+        if native.bound < view.count or request.radius is not None:
+            view.check_rows(labels[labels >= 0])
+            distances = distances_of(view.keys, self.metric, queries, bias, labels)
+            return _ordered(labels, distances, n)
+        self.rough = True
+        return labels, distances
+
+    def _masks(self, which: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.int64] | None]:
+        """Return the masks of the queries' filters and which of them holds for each; dead rows are in none."""
+        alive = self.view.alive if self.view.live < self.view.count else None
+        if self.allowed is None:
+            return (None, None) if alive is None else (alive[None], None)
+        masks: list[npt.NDArray[np.bool_]] = []
+        places: dict[int, int] = {}
+        numbers = np.full(len(which), -1)
+        for place, i in enumerate(which):
+            one = self.allowed[i]
+            mask = alive if one is None else one.mask
+            if mask is None:
+                continue
+            if id(mask) not in places:
+                places[id(mask)] = len(masks)
+                masks.append(mask)
+            numbers[place] = places[id(mask)]
+        if not masks:
+            return None, None
+        return masks[0][None] if len(masks) == 1 else np.stack(masks), numbers
 
     def _ask(self, queries: npt.NDArray[np.float32], fetch: int) -> tuple[Labels, Distances]:
         assert self.source is not None
@@ -288,7 +391,11 @@ def _padding(count: int, n: int) -> tuple[Labels, Distances]:
 
 def _merged(a: tuple[Labels, Distances], b: tuple[Labels, Distances], n: int) -> tuple[Labels, Distances]:
     """Return the n nearest of two lists of each query, ties by the smaller label."""
-    labels, distances = np.concatenate([a[0], b[0]], axis=1), np.concatenate([a[1], b[1]], axis=1)
+    return _ordered(np.concatenate([a[0], b[0]], axis=1), np.concatenate([a[1], b[1]], axis=1), n)
+
+
+def _ordered(labels: Labels, distances: Distances, n: int) -> tuple[Labels, Distances]:
+    """Return the n nearest, ties by the smaller label."""
     order = np.lexsort((labels, distances), axis=1)[:, :n]
     return np.take_along_axis(labels, order, axis=1), np.take_along_axis(distances, order, axis=1)
 

@@ -6,16 +6,18 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from attnbridge.errors import AttentionError, ConcurrencyError, IndexCorruptError, InvalidConfigError
-from attnbridge.integrations.blocks import Reader
+from attnbridge.integrations.adjacency import Adjacency
+from attnbridge.integrations.arrays import load_array
 from attnbridge.integrations.documents import Documents, State
 from attnbridge.integrations.graph import Foreign, Graph
-from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.journal import Journal, journal_path
 from attnbridge.integrations.lock import WriterLock
 from attnbridge.integrations.operations import Operation, encode, operations
@@ -26,7 +28,9 @@ from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_text
 
 KIND = "AttentionVectorBridge"
-_GRAPH = "graph.hnsw"
+
+# The file of each of an adjacency's arrays.
+_LINKS = {"level0": "links.npy", "upper": "upper_links.npy", "levels": "levels.npy", "entry": "entry.npy"}
 
 # Below so many bytes everything is verified on opening, where not asked otherwise.
 _VERIFY_IN_FULL = 1 << 30
@@ -75,6 +79,7 @@ class Persistent(Documents):
 
     model: str | None
     _index_name: str
+    _engine: str
     _fallback: str | None
     _home: Home | None = None
     _saved: object = None  # the view that the home folder holds
@@ -204,14 +209,16 @@ class Persistent(Documents):
             store, source = self._state
             about = self._about(store)
             if isinstance(source, Graph):
-                with source.resting():
-                    self._save(folder, about, store, source, home)
+                with source.resting() as adjacency:
+                    about |= {"linked": source.linked, "longest": source.index.longest}
+                    self._save(folder, about, store, adjacency, home)
             else:
                 self._save(folder, about, store, None, home)
 
     def _about(self, store: Store) -> dict[str, Any]:
         config = self.config
-        about = {name: config[name] for name in ("dim", "metric", "attention", "options", "index", "candidates")}
+        names = ("dim", "metric", "attention", "options", "index", "engine", "candidates")
+        about = {name: config[name] for name in names if name in config}
         about |= {"rows": len(store), "model": self.model}
         if self._fallback is not None:  # a graph is built where it is opened with hnswlib
             about["index"] = "hnsw"
@@ -219,12 +226,13 @@ class Persistent(Documents):
             about["hnsw"] = {name: config[name] for name in ("M", "ef_construction", "ef", "seed") if name in config}
         return about
 
-    def _save(self, folder: Any, about: dict[str, Any], store: Store, graph: Graph | None, home: Home | None) -> None:
+    def _save(
+        self, folder: Any, about: dict[str, Any], store: Store, adjacency: Adjacency | None, home: Home | None
+    ) -> None:
         files = store.files()
-        if graph is not None:
-            about |= {"linked": graph.linked, "longest": graph.index.longest}
-            if graph.linked:
-                files[_GRAPH] = graph.index.write_graph
+        if adjacency is not None:
+            for part, array in adjacency.arrays().items():
+                files[_LINKS[part]] = partial(_write_array, array)
         name = write_snapshot(folder, KIND, about, files)
         if home is not None:
             if home.journal is not None:
@@ -257,7 +265,7 @@ class Persistent(Documents):
             Map rows and tokens into memory instead of reading them; they are copied once rows are added.
         verify : {"full", "lazy"}, optional
             Hold every block of every file against its checksum now, or each when it is first read; by default in full
-            below 1 GB. "lazy" also loads the graph in the background: until then searches read all rows.
+            below 1 GB.
         read_only : bool, default False
             Refuse every write.
         journal : bool, default False
@@ -350,6 +358,7 @@ class Persistent(Documents):
                 snapshot.setting("attention", str),
                 index={"hnsw": "auto", "exact": "exact"}[as_choice(about.get("index"), "index", ("hnsw", "exact"))],
                 candidates=snapshot.setting("candidates", int),
+                engine=about.get("engine"),
                 model=about.get("model"),
                 threads=threads,
                 **(snapshot.setting("hnsw", dict) if "hnsw" in about else {}),
@@ -361,8 +370,8 @@ class Persistent(Documents):
             raise IndexCorruptError(f"{snapshot.folder} has settings that cannot be: {error}") from error
         store = Store.read(snapshot, bridge._dim, bridge._metric, mmap)
         graph = bridge._state.source
-        if isinstance(graph, Graph) and _GRAPH in snapshot.files:
-            graph = _saved_graph(snapshot, graph.index, store)
+        if isinstance(graph, Graph) and _LINKS["level0"] in snapshot:
+            graph = _saved_graph(snapshot, graph, store)
         bridge._state = State(store, graph)
         bridge._link(False, False)
         return bridge
@@ -418,7 +427,8 @@ class Persistent(Documents):
                 )
             assert fresh._home is not None
             # Another may have been saved there, or this one after tune: with its settings, all but threads.
-            for name in ("_attention", "_options", "_candidates", "_hnsw", "_index_name", "_fallback", "_model"):
+            names = ("_attention", "_options", "_candidates", "_hnsw", "_index_name", "_engine", "_fallback", "_model")
+            for name in names:
                 setattr(self, name, getattr(fresh, name))
             self._state, self._saved = fresh._state, fresh._saved
             home.snapshot, home.journaled = fresh._home.snapshot, fresh._home.journaled
@@ -485,23 +495,27 @@ def _same_folder(a: Path, b: Path) -> bool:
     return a.exists() and b.exists() and a.samefile(b)
 
 
-def _saved_graph(snapshot: Snapshot, index: HnswIndex, store: Store) -> Graph:
-    """Return the snapshot's graph: read now, or where it is verified lazily, in the background."""
-    count = store.view.count
-    linked = snapshot.setting("linked", int, least=0, most=count)
+def _saved_graph(snapshot: Snapshot, empty: Graph, store: Store) -> Graph:
+    """Return the snapshot's graph, every link of it checked; hnswlib's index is made from it when it is needed."""
+    linked = snapshot.setting("linked", int, least=0, most=store.view.count)
     longest = snapshot.setting("longest", float, least=0)
-    dead = set(np.flatnonzero(~store.view.alive).tolist())
+    arrays = {}
+    for part, (dtype, ndim) in Adjacency.ARRAYS.items():
+        # not mapped: a link that changes on the disk after it was checked would lead anywhere
+        arrays[part], _ = load_array(snapshot, _LINKS[part], dtype, ndim, mmap=False)
+    try:
+        adjacency = Adjacency.from_arrays(arrays, linked)
+    except IndexCorruptError as error:
+        raise IndexCorruptError(f"{snapshot.folder / _LINKS['level0']}: {error}") from error
+    if adjacency.M != empty.index.M:
+        raise IndexCorruptError(
+            f"{snapshot.folder} is damaged: its lists hold {adjacency.M} links, not M={empty.index.M}"
+        )
+    return Graph(empty.index.emptied(longest), linked, engine=empty.engine, adjacency=adjacency)
 
-    file = Reader(snapshot.folder / _GRAPH)  # another process may save, and so remove it, before it is read
 
-    def load(empty: HnswIndex) -> tuple[HnswIndex, int]:
-        snapshot.blocks(_GRAPH).check_all(usable_threads())
-        empty.read_graph(file.lasting, dead, longest, linked, name=file.path)
-        return empty, linked
-
-    if snapshot.blocks(_GRAPH).pending:
-        return Graph(index, load=load)
-    return Graph(*load(index))
+def _write_array(array: npt.NDArray[Any], path: Path) -> None:
+    np.save(path, array)
 
 
 def _encoded(operation: str, *, ids: Any = None, vectors: Any = None, tokens: Any = None, table: Any = None) -> Any:

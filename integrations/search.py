@@ -10,7 +10,7 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import InvalidInputError
 from attnbridge.hits import Hits
-from attnbridge.integrations.candidates import Distances, Labels
+from attnbridge.integrations.candidates import Distances, Labels, distances_of
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.nearest import Found, Nearest, Request
 from attnbridge.integrations.view import View
@@ -95,6 +95,9 @@ class Searcher:
         if self.view.guard is not None:
             self.view.check_rows(found.labels[found.labels >= 0])
         timings = {"candidates": (time.perf_counter() - started) / len(queries)}
+        if request.stages and found.rough:
+            exact = distances_of(self.view.keys, self.metric, queries, bias, found.labels)
+            found = found._replace(distances=exact)
         if not request.stages:
             return self._plain(request, queries, bias, found, counts, timings)
         return [
@@ -122,7 +125,7 @@ class Searcher:
     ) -> list[Hits]:
         """Rank by the attention's logit alone, in one fused call."""
         started = time.perf_counter()
-        labels, distances, complete = found
+        labels, distances, complete, rough = found
         most = labels.shape[1] if request.k is None else min(request.offset + request.k, labels.shape[1])
         shape = (len(queries), most)
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
@@ -131,7 +134,10 @@ class Searcher:
         timings["total"] = sum(timings.values())
         # For the whole chunk at a time: what is done for each query alone costs as much as its ranking.
         rows = np.take_along_axis(labels, np.maximum(positions, 0), axis=1)
-        near = np.take_along_axis(distances, np.maximum(positions, 0), axis=1)
+        if rough:
+            near = distances_of(self.view.keys, self.metric, queries, bias, np.where(positions >= 0, rows, -1))
+        else:
+            near = np.take_along_axis(distances, np.maximum(positions, 0), axis=1)
         parts, numbers, whole = logits.copy(), rows.tolist(), complete.tolist()
         lasts = np.minimum(counts, most).tolist()
         if request.threshold is not None:

@@ -81,6 +81,11 @@ class Store:
             found.append(row)
         return view, found
 
+    def known(self, ids: Sequence[Id]) -> list[int]:
+        """Return the rows of those ids that are there."""
+        with self.lock:
+            return [self._row_of[id] for id in ids if id in self._row_of]
+
     def allowed(
         self, filters: Sequence[npt.NDArray[np.bool_] | list[Id]], view: View | None
     ) -> tuple[View, list[Allowed]]:

@@ -154,6 +154,20 @@ class View:
         if self.guard is not None:
             self.guard.check_rows(rows)
 
+    @property
+    def walk(self) -> Keys:
+        """The rows that the graph is walked by."""
+        return self.keys
+
+    @property
+    def reduction(self) -> Any:
+        """How `walk` was made from `keys`, None where it is the same."""
+        return None
+
+    def check_walk(self) -> None:
+        """Verify all that a walk may read."""
+        self.check_rows()
+
     def check_tokens(self, rows: Rows | None = None) -> None:
         """Verify the tokens of rows (None: all) of a memory-mapped file that is verified as it is read."""
         if self.guard is not None and self.tokens is not None:

@@ -88,6 +88,7 @@ class Walk:
         n: int,
         *,
         ef: int,
+        query_scale: npt.NDArray[np.float64] | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
         which: npt.NDArray[np.int64] | None = None,
         least: npt.NDArray[np.float64] | None = None,
