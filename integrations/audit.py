@@ -191,7 +191,7 @@ def audit(
     shares = [as_number(share, "selectivities", above=0.0, most=1.0) for share in given]
     if not shares:
         raise InvalidConfigError("selectivities must hold at least one share in (0, 1], got none")
-    probe = Probe(bridge._frozen(), k, queries, sample, seed)
+    probe = Probe(bridge._snapshot(), k, queries, sample, seed)
     rows = []
     with progress_bar(len(shares), "auditing", progress) as advance:
         for place, share in enumerate(shares):

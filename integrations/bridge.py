@@ -164,6 +164,7 @@ class AttentionVectorBridge(Constructors):
             "candidates": self._candidates,
             "threads": self._threads,
             "model": self.model,
+            "frozen": self._frozen,
             "fallback": self._fallback,
         }
 

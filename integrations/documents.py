@@ -44,6 +44,8 @@ _all: "weakref.WeakSet[Documents]" = weakref.WeakSet()
 class Documents:
     """Vectors with ids, tokens and payload, and their index."""
 
+    _frozen = False
+
     def _hold(
         self, dim: int, metric: Metric, threads: int, source: Graph | Foreign | None, hnsw: dict[str, Any]
     ) -> None:
@@ -280,7 +282,7 @@ class Documents:
             "resident": _resident(),
         }
 
-    def _frozen(self) -> Self:
+    def _snapshot(self) -> Self:
         """Return a bridge of the documents of this moment, to be read only."""
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__)
@@ -298,8 +300,8 @@ class Documents:
         yield
 
     @contextmanager
-    def _write(self, *, begin: bool = True) -> Iterator[State]:
-        """Be the one writer; without `begin` only to keep others from writing."""
+    def _write(self, *, begin: bool = True, change: bool = True) -> Iterator[State]:
+        """Be the one writer; without `begin` only to keep others from writing, without `change` to save."""
         if self._writing_thread == threading.get_ident():
             raise ConcurrencyError(
                 "a bridge cannot be changed from within one of its own writes (a progress callback, an iterator of "
@@ -309,6 +311,8 @@ class Documents:
             self._writing_thread = threading.get_ident()
             try:
                 if begin:
+                    if change and self._frozen:
+                        raise InvalidConfigError("a frozen bridge cannot be written to: thaw() it first")
                     self._begin_write()
                 yield self._state
             finally:
@@ -569,6 +573,64 @@ class Documents:
         source = self._state.source
         assert isinstance(source, Graph)
         return Graph(HnswIndex(**source.index.settings(), threads=self._threads), engine=source.engine)
+
+    def freeze(self, *, progress: bool = True) -> None:
+        """Link every row, then let hnswlib's index go with its copy of the vectors: the smallest memory.
+
+        Searches go on, by walking the links; writes are refused until `thaw`. A frozen bridge is saved, opened and
+        pickled frozen.
+
+        Parameters
+        ----------
+        progress : bool, default True
+            Show a progress bar for long work, where stderr is a terminal.
+
+        Raises
+        ------
+        InvalidConfigError
+            engine="hnswlib", which searches what would go, or a source of your own.
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2)
+        >>> _ = bridge.add([[1.0, 0.0], [0.0, 1.0]])
+        >>> bridge.freeze()
+        >>> bridge.search([1.0, 0.1], k=1).ids
+        [0]
+        """
+        source = self._state.source
+        if isinstance(source, Foreign):
+            name = type(source.source).__name__
+            raise InvalidConfigError(f"index must be 'hnsw' or 'exact' for freeze, got a {name}")
+        if isinstance(source, Graph) and source.engine != "native":
+            raise InvalidConfigError(
+                f"engine must be 'native' for freeze, got {source.engine!r}: it searches the index"
+            )
+        while True:
+            self.link(progress=progress)
+            with self._write(change=False) as (store, source):
+                if isinstance(source, Graph):
+                    if source.lacks(store.view):  # added since
+                        continue
+                    source.unload()
+                self._frozen = True
+                return
+
+    def thaw(self) -> None:
+        """Let a frozen bridge be written to again; hnswlib's index is made from the links when rows are added.
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2)
+        >>> bridge.freeze()
+        >>> bridge.thaw()
+        >>> bridge.add([[1.0, 0.0]])
+        [0]
+        """
+        with self._write(change=False):
+            self._frozen = False
 
     def compact(self, *, progress: bool = True) -> int:
         """Give back the space of replaced and deleted rows; the graph is built anew from those that live.

@@ -97,7 +97,7 @@ class Graph:
         """Return what a search of a view is to walk; None where hnswlib is to be asked, or there is nothing yet."""
         self._asked = time.monotonic()
         native = self._native
-        if self.engine == "hnswlib" or native is None or native.bound > view.count:
+        if self.engine != "native" or native is None or native.bound > view.count:
             return None
         return native if self._unloaded or self.linked - native.bound <= _BEHIND else None
 
@@ -145,12 +145,15 @@ class Graph:
             return False
         lacking = self.lacks(view)
         self._draining = lacking > 0 and (self._draining or drain or lacking >= LINK_FROM)
-        to_load = self._unloaded and self.engine == "hnswlib"
-        return to_load or self._draining or bool(self._due()) or self._stale()
+        return self._to_load() or self._draining or bool(self._due()) or self._stale()
 
     def linking(self, view: View) -> bool:
         """Return whether there is work that a writer waits for: all but reading the links out once more."""
-        return self.has_work(view, drain=True) and (self._draining or self._native is None)
+        return self.has_work(view, drain=True) and (self._to_load() or self._draining or self._native is None)
+
+    def _to_load(self) -> bool:
+        """Return whether searches want hnswlib's index, which is not made yet."""
+        return self._unloaded and self.engine == "hnswlib"
 
     def _due(self) -> set[int]:
         if self._unloaded:  # what is dead is not loaded

@@ -203,7 +203,7 @@ class Persistent(Documents):
         home = self._home
         if home is not None and not _same_folder(home.folder, Path(folder)):
             home = None
-        with self._write(begin=home is not None):
+        with self._write(begin=home is not None, change=False):
             if home is not None:
                 _require_current(home)
             store, source = self._state
@@ -219,7 +219,7 @@ class Persistent(Documents):
         config = self.config
         names = ("dim", "metric", "attention", "options", "index", "engine", "candidates")
         about = {name: config[name] for name in names if name in config}
-        about |= {"rows": len(store), "model": self.model}
+        about |= {"rows": len(store), "model": self.model, "frozen": self._frozen}
         if self._fallback is not None:  # a graph is built where it is opened with hnswlib
             about["index"] = "hnsw"
         if about["index"] == "hnsw":
@@ -372,7 +372,7 @@ class Persistent(Documents):
         graph = bridge._state.source
         if isinstance(graph, Graph) and _LINKS["level0"] in snapshot:
             graph = _saved_graph(snapshot, graph, store)
-        bridge._state = State(store, graph)
+        bridge._state, bridge._frozen = State(store, graph), snapshot.setting("frozen", bool)
         bridge._link(False, False)
         return bridge
 
@@ -427,7 +427,17 @@ class Persistent(Documents):
                 )
             assert fresh._home is not None
             # Another may have been saved there, or this one after tune: with its settings, all but threads.
-            names = ("_attention", "_options", "_candidates", "_hnsw", "_index_name", "_engine", "_fallback", "_model")
+            names = (
+                "_attention",
+                "_options",
+                "_candidates",
+                "_hnsw",
+                "_index_name",
+                "_engine",
+                "_fallback",
+                "_model",
+                "_frozen",
+            )
             for name in names:
                 setattr(self, name, getattr(fresh, name))
             self._state, self._saved = fresh._state, fresh._saved

@@ -1,6 +1,7 @@
 """One search: candidates from the index, logits over the stored rows, rerank stages, hits."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -179,20 +180,26 @@ class Searcher:
         started = time.perf_counter()
         view = self.view
         pool = Pool(query, bias, self.metric, view.keys, rows, np.empty(0), self.attention, self.options, view.tokens)
+        pool.find = partial(self._find, request, number, pool.query, bias)
         if request.query_tokens is not None:
             pool.query_tokens, pool.query_token_weights = request.query_tokens[number]
         pool.scores = pool.logits()
         parts = {self.attention.name: pool.scores.copy()}
         timings["rerank"] = time.perf_counter() - started
+        before = rows
         for stage in request.stages if len(rows) else ():
             if request.late():
                 complete = False
                 break
             if stage.requires_tokens:
-                view.check_tokens(rows)
+                view.check_tokens(pool.rows)
             started = time.perf_counter()
             pool.parts = {}
             stage.apply(pool)
+            if pool.rows is not rows:
+                pool.rows = _checked_rows(pool.rows, view, stage.name)
+                places, rows = _places(pool.rows, rows), pool.rows
+                parts = {name: np.where(places >= 0, values[places], np.nan) for name, values in parts.items()}
             pool.scores = _checked_scores(pool.scores, len(rows), stage.name)
             name = stage.name
             while name in timings:  # the same stage twice
@@ -200,6 +207,10 @@ class Searcher:
             timings[name] = time.perf_counter() - started
             for part, values in pool.parts.items():
                 parts[name if part == stage.name else part] = np.array(values, np.float64)
+        ranks = np.arange(len(rows))
+        if rows is not before:
+            ranks = _places(rows, before)
+            distances = self._distances(query, bias, rows)
         weights = np.empty(len(rows))
         kernels.softmax(pool.scores, weights)
         best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
@@ -211,13 +222,40 @@ class Searcher:
             pool.scores[window],
             weights[window],
             distances[window],
-            window,
+            ranks[window],
             {name: values[window] for name, values in parts.items()},
             timings,
             len(rows),
             payload=partial(view.records, rows[window]),
             complete=complete,
         )
+
+    def _distances(self, query: npt.NDArray[np.float32], bias: float, rows: Labels) -> Distances:
+        """Return the distances of one prepared query to rows."""
+        self.view.check_rows(rows)
+        found: Distances = distances_of(self.view.keys, self.metric, query[None], np.array([bias]), rows[None])[0]
+        return found
+
+    def _find(
+        self,
+        request: Request,
+        number: int,
+        first_query: npt.NDArray[np.float32],
+        first_bias: float,
+        query: npt.NDArray[np.float32],
+        bias: float,
+        entries: Labels,
+    ) -> Labels:
+        """Return the candidates that query `number` of the request has under another query, in the first's radius."""
+        allowed = None if request.allowed is None else [request.allowed[number]]
+        one = replace(request, queries=query[None], allowed=allowed, entries=entries[None])
+        search = Nearest(self.view, self.source, self.metric, one, query[None], np.array([bias]), 0)
+        labels: Labels = search.candidates().labels[0]
+        labels = labels[labels >= 0]
+        self.view.check_rows(labels)
+        if request.radius is not None:
+            labels = labels[self._distances(first_query, first_bias, labels).astype(np.float64) <= request.radius]
+        return labels
 
     def _ids(self, rows: npt.NDArray[np.int64]) -> list[Any]:
         ids = self.view.ids
@@ -229,6 +267,26 @@ class Searcher:
         if request.threshold is None:
             return count
         return int((scores[:count] >= request.threshold).sum())
+
+
+def _checked_rows(rows: Any, view: View, name: str) -> Labels:
+    """Return the rows that a stage left, which must be distinct and alive."""
+    out = np.asarray(rows)
+    if out.ndim != 1 or out.dtype.kind not in "iu" or len(np.unique(out)) < len(out):
+        raise InvalidInputError(f"stage {name!r} must leave distinct row numbers (n,); it left {rows!r}")
+    if len(out) and not (out.min() >= 0 and out.max() < view.count and view.alive[out].all()):
+        raise InvalidInputError(f"stage {name!r} must leave rows of the search it is part of; it left {rows!r}")
+    view.check_rows(out.astype(np.int64))
+    return out.astype(np.int64)
+
+
+def _places(rows: Labels, among: Labels) -> Labels:
+    """Return where each row is among others, -1 for nowhere."""
+    if not len(among):
+        return np.full(len(rows), -1)
+    order = np.argsort(among)
+    places = order[np.minimum(np.searchsorted(among, rows, sorter=order), len(among) - 1)]
+    return np.where(among[places] == rows, places, -1)
 
 
 def _checked_scores(scores: Any, count: int, name: str) -> npt.NDArray[np.float64]:

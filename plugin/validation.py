@@ -224,6 +224,13 @@ def as_text(value: Any, name: str) -> str:
     return value
 
 
+def as_bool(value: Any, name: str) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidConfigError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_mask(value: Any, name: str, length: int) -> npt.NDArray[np.bool_]:
     """Return a boolean mask of exactly `length`."""
     mask = np.asarray(value)

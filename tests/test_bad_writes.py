@@ -583,28 +583,60 @@ def wait_until(condition):
         time.sleep(0.005)
 
 
-def test_the_graph_is_loaded_after_the_first_search(large):
+def test_a_graph_is_walked_at_once_and_hnswlib_is_loaded_for_linking(large):
     folder, rows = large
+    bridge = Bridge.open(folder, verify="lazy")
+    graph = bridge._state.source
+    truth = bridge.search(rows[5], exact=True).ids
+    assert len(set(bridge.search(rows[5]).ids) & set(truth)) >= 9
+    assert (graph.linked, len(graph.index)) == (3_000, 0)
+    links = bridge.memory()["graph"]
+    assert links < 3_000 * 64 * 4
+    bridge.delete(7)
+    assert 7 not in bridge.search(rows[7]).ids
+    assert len(graph.index) == 0
+    bridge.add(rows[:300] + 0.5, range(5_000, 5_300))
+    assert (graph.linked, len(graph.index)) == (3_300, 3_299)
+    assert bridge.memory()["graph"] > links + 3_000 * 64 * 4
+
+
+def test_hnswlib_as_the_engine_is_loaded_after_the_first_search(large):
+    folder, rows = large
+    hnsw = Bridge(dim=64, metric="l2", engine="hnswlib", threads=1)
+    hnsw.add(rows)
+    hnsw.save(folder)
     bridge = Bridge.open(folder, verify="lazy", read_only=True)
+    assert bridge.config["engine"] == "hnswlib"
     truth = bridge.search(rows[5], exact=True).ids
     assert bridge.search(rows[5]).ids == truth
     wait_until(lambda: bridge._state.source.ready)
-    assert bridge._state.source.linked == 3_000
-    assert bridge.search(rows[5], k=1).ids == [5]
-    assert len(set(bridge.search(rows[5]).ids) & set(truth)) >= 9
+    assert len(bridge._state.source.index) == 3_000
+    for query in rows[:20]:
+        assert bridge.search(query) == hnsw.search(query)
     assert bridge.memory()["graph"] > 3_000 * 64 * 4
 
 
-def test_a_damaged_graph_is_named_where_somebody_waits_for_it(large):
+def test_damaged_rows_are_named_where_somebody_waits_for_hnswlib(large):
     folder, rows = large
-    (path,) = folder.rglob("graph.hnsw")
-    flip(path, path.stat().st_size // 2)
+    hnsw = Bridge(dim=64, metric="l2", engine="hnswlib")
+    hnsw.add(rows)
+    hnsw.save(folder)
+    (path,) = folder.rglob("rows.npy")
+    flip(path, path.stat().st_size - 100)
     bridge = Bridge.open(folder, verify="lazy", read_only=True)
-    assert bridge.search(rows[5], k=1).ids == [5]  # the rows are sound, and the graph is not read yet
-    with pytest.raises(ab.IndexCorruptError, match=r"graph\.hnsw is damaged"):
+    assert bridge.search(rows[5], k=1, filter=[5]).ids == [5]  # what is read is sound
+    with pytest.raises(ab.IndexCorruptError, match=r"rows\.npy is damaged"):
         bridge.link()
-    with pytest.raises(ab.IndexCorruptError, match=r"graph\.hnsw is damaged"):
+    with pytest.raises(ab.IndexCorruptError, match=r"rows\.npy is damaged"):
         bridge.search(rows[5], k=1)
+
+
+def test_damaged_links_are_named_on_opening(large):
+    folder, _ = large
+    (path,) = [path for path in folder.rglob("links.npy") if path.name == "links.npy"]
+    flip(path, path.stat().st_size // 2)
+    with pytest.raises(ab.IndexCorruptError, match=r"links\.npy is damaged"):
+        Bridge.open(folder, verify="lazy", read_only=True)
 
 
 def test_a_forked_child_may_not_use_its_parents_journal(folder):

@@ -284,6 +284,7 @@ def test_config_and_repr():
         "attention": "scaled_dot",
         "options": {"scale": 0.5},
         "index": "hnsw",
+        "engine": "native",
         "M": 4,
         "ef_construction": 60,
         "ef": 50,
@@ -291,6 +292,7 @@ def test_config_and_repr():
         "candidates": 100,
         "threads": 2,
         "model": None,
+        "frozen": False,
         "fallback": None,
     }
     assert repr(bridge) == ("AttentionVectorBridge(0 rows, dim=5, metric='l2', attention='scaled_dot', index='hnsw')")

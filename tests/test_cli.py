@@ -578,7 +578,7 @@ def test_info_tells_what_is_there(folder, numbered):
     files = {path.name: path.stat().st_size for path in snapshot.iterdir() if path.name != "manifest.json"}
     assert about == {
         "folder": str(folder),
-        "format_version": 2,
+        "format_version": 3,
         "snapshot": snapshot.name,
         "rows": ROWS,
         "dead_rows": 0,
@@ -593,6 +593,8 @@ def test_info_tells_what_is_there(folder, numbered):
             "options": {"scale": 20.0},
             "candidates": 100,
             "index": "hnsw",
+            "engine": "native",
+            "frozen": False,
             "hnsw": {"M": 16, "ef_construction": 200, "ef": 100, "seed": 100},
         },
         "files": files,

@@ -264,7 +264,7 @@ def test_verify_lists_what_it_checked(folder, tmp_path, vectors):
     assert all(file["blocks"] >= 1 for file in found["files"])
     lines = succeeds("verify", folder).splitlines()
     assert lines[-1] == f"{folder}: {len(files)} files, {sum(files.values()):,} bytes, no damage"
-    assert any(f"{name}/graph.hnsw" in line for line in lines)
+    assert any(f"{name}/links.npy" in line for line in lines)
     assert succeeds("verify", folder, "-q") == ""
     graph = HnswIndex(DIM)
     graph.add(vectors, np.arange(ROWS))
@@ -272,7 +272,7 @@ def test_verify_lists_what_it_checked(folder, tmp_path, vectors):
     assert "no damage" in succeeds("verify", tmp_path / "graph")
 
 
-@pytest.mark.parametrize("file", ["rows.npy", "graph.hnsw", "payload.parquet", "ids.json", "manifest.json"])
+@pytest.mark.parametrize("file", ["rows.npy", "links.npy", "payload.parquet", "ids.json", "manifest.json"])
 @pytest.mark.parametrize("form", [[], ["--json"], ["-q"]], ids=["table", "json", "quiet"])
 def test_verify_names_the_damaged_file(folder, file, form):
     (path,) = folder.glob(f"snapshot-*/{file}")

@@ -30,7 +30,10 @@ CONTENT = {
     "rows.npy",
     "ids.json",
     "terms.npy",
-    "graph.hnsw",
+    "links.npy",
+    "upper_links.npy",
+    "levels.npy",
+    "entry.npy",
     "tokens.npy",
     "token_lengths.npy",
 }
@@ -155,7 +158,7 @@ def test_what_is_on_disk(tmp_path):
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert {path.name for path in folder.iterdir()} | {"CURRENT"} == CONTENT
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["format_version"], manifest["kind"], manifest["rows"]) == (2, "AttentionVectorBridge", 270)
+    assert (manifest["format_version"], manifest["kind"], manifest["rows"]) == (3, "AttentionVectorBridge", 270)
     assert manifest["hnsw"] == {"M": 16, "ef_construction": 200, "ef": 100, "seed": 100}
     for name, listed in manifest["files"].items():
         raw = (folder / name).read_bytes()
@@ -237,8 +240,8 @@ def test_files_swapped_between_two_snapshots(copy, tmp_path):
     other = filled(n=260, metric="l2")
     other.save(tmp_path / "other")
     shutil.copy(find(tmp_path / "other", "rows.npy"), find(copy, "rows.npy"))
-    shutil.copy(find(tmp_path / "other", "graph.hnsw"), find(copy, "graph.hnsw"))
-    with pytest.raises(ab.IndexCorruptError, match=r"graph\.hnsw is damaged"):
+    shutil.copy(find(tmp_path / "other", "links.npy"), find(copy, "links.npy"))
+    with pytest.raises(ab.IndexCorruptError, match=r"links\.npy is damaged"):
         Bridge.open(copy)
 
 
@@ -257,16 +260,16 @@ def rewrite(folder, **changes):
 
 
 def test_a_newer_format(copy):
-    rewrite(copy, format_version=3)
-    with pytest.raises(ab.IndexCorruptError, match="has format version 3, this attnbridge reads up to 2; upgrade attn"):
+    rewrite(copy, format_version=4)
+    with pytest.raises(ab.IndexCorruptError, match="has format version 4, this attnbridge reads up to 3; upgrade attn"):
         Bridge.open(copy)
-    rewrite(copy, format_version=2)
+    rewrite(copy, format_version=3)
     assert len(Bridge.open(copy)) == 260
 
 
 def test_an_older_format(copy):
-    rewrite(copy, format_version=1)
-    message = "format version 1 of an older development version of attnbridge, this one reads version 2; build the"
+    rewrite(copy, format_version=2)
+    message = "format version 2 of an older development version of attnbridge, this one reads version 3; build the"
     with pytest.raises(ab.IndexCorruptError, match=message):
         Bridge.open(copy)
 
@@ -374,7 +377,7 @@ def test_where_saves_cannot_exclude_each_other_fresh_work_is_left_alone(tmp_path
 # ---- a save that fails at any step
 
 
-STEPS = ["rows.npy", "ids.json", "graph.hnsw", "manifest.json", "current", "rename", "replace", "sync"]
+STEPS = ["rows.npy", "ids.json", "links.npy", "manifest.json", "current", "rename", "replace", "sync"]
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

@@ -6,9 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from attnbridge import kernels
+from attnbridge.errors import InvalidConfigError
 from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.rerank.pool import Pool
-from attnbridge.validation import as_count, as_number
+from attnbridge.validation import as_bool, as_count, as_number
 
 # A direction shorter than this share of the query is what rounding left of it.
 _ROUNDING = 1e-6
@@ -30,11 +31,14 @@ class QueryExpansion:
         Factor on the similarity before the softmax; higher follows the first candidate more closely.
     mix : float, default 0.5
         Share of the output in the new query, 0 to 1.
+    research : bool, default False
+        Search the index a second time, with the new query and from the best candidates on, instead of scoring the
+        first search's candidates again.
 
     Raises
     ------
     InvalidConfigError
-        `top` < 1, `scale` <= 0 or `mix` outside 0 to 1.
+        `top` < 1, `scale` <= 0, `mix` outside 0 to 1, or `research` neither True nor False.
 
     Examples
     --------
@@ -48,6 +52,7 @@ class QueryExpansion:
     top: int = 10
     scale: float = 40.0
     mix: float = 0.5
+    research: bool = False
     name: ClassVar[str] = "expansion"
     requires_tokens: ClassVar[bool] = False
 
@@ -55,14 +60,22 @@ class QueryExpansion:
         object.__setattr__(self, "top", as_count(self.top, "top"))
         object.__setattr__(self, "scale", as_number(self.scale, "scale", above=0.0))
         object.__setattr__(self, "mix", as_number(self.mix, "mix", least=0.0, most=1.0))
+        object.__setattr__(self, "research", as_bool(self.research, "research"))
 
     def apply(self, pool: Pool) -> None:
-        """Replace the pool's query and scores.
+        """Replace the pool's query and scores, with `research` its rows too.
 
         Parameters
         ----------
         pool : Pool
+
+        Raises
+        ------
+        InvalidConfigError
+            `research` for a pool that no search of an index made.
         """
+        if self.research and pool.find is None:
+            raise InvalidConfigError("research must be False for a pool without an index to search")
         best = np.empty(min(self.top, len(pool.rows)), np.int64)
         kernels.top_k(pool.scores, pool.rows, best)
         rows = pool.rows[best]
@@ -77,5 +90,9 @@ class QueryExpansion:
         if pool.metric.name == "l2" or norms(query)[0] >= least:  # else they cancel to noise: keep the query
             queries, bias = pool.metric.prepare(query, "query")
             pool.query, pool.query_bias = queries[0], float(bias[0])
-        pool.scores = np.where(pool.scores == -np.inf, -np.inf, pool.logits())  # ruled out stays ruled out
+        out = pool.rows[pool.scores == -np.inf]  # ruled out stays ruled out
+        if self.research:
+            assert pool.find is not None
+            pool.rows = pool.find(pool.query, pool.query_bias, rows)
+        pool.scores = np.where(np.isin(pool.rows, out), -np.inf, pool.logits())
         pool.parts[self.name] = pool.scores

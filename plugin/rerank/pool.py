@@ -1,6 +1,6 @@
 """What a rerank stage works on: one query's candidates and their scores so far."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -61,6 +61,9 @@ class Pool:
         They sum to 1.
     parts : dict of str to ndarray, (n,)
         What each stage gave each candidate.
+    find : callable, optional
+        (query (d,) float32, query_bias, rows (m,) int64) -> rows: a search of the index under another query, which
+        begins at the given rows. A stage may put what it returns in place of `rows`, with scores to it.
 
     Examples
     --------
@@ -90,6 +93,7 @@ class Pool:
     query_tokens: npt.NDArray[np.float32] | None = None
     query_token_weights: npt.NDArray[np.float64] | None = None
     parts: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    find: Callable[[npt.NDArray[np.float32], float, npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
 
     def logits(self) -> npt.NDArray[np.float64]:
         """Return the attention's logits of the candidates under the current query.
