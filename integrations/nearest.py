@@ -178,6 +178,7 @@ class Nearest:
             if request.late():
                 self.complete[numbers[exact]] = False
             else:
+                self.complete[numbers[exact]] = True  # whatever a walk did not come to is read now
                 labels[exact], distances[exact] = self._exact(numbers[exact], n)
         if excluding:
             keep = (labels >= 0) & (labels != request.exclude)

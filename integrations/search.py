@@ -272,9 +272,11 @@ class Searcher:
 def _checked_rows(rows: Any, view: View, name: str) -> Labels:
     """Return the rows that a stage left, which must be distinct and alive."""
     out = np.asarray(rows)
+    if out.shape == (0,):
+        return np.empty(0, np.int64)
     if out.ndim != 1 or out.dtype.kind not in "iu" or len(np.unique(out)) < len(out):
         raise InvalidInputError(f"stage {name!r} must leave distinct row numbers (n,); it left {rows!r}")
-    if len(out) and not (out.min() >= 0 and out.max() < view.count and view.alive[out].all()):
+    if not (out.min() >= 0 and out.max() < view.count and view.alive[out].all()):
         raise InvalidInputError(f"stage {name!r} must leave rows of the search it is part of; it left {rows!r}")
     view.check_rows(out.astype(np.int64))
     return out.astype(np.int64)
