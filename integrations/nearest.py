@@ -232,7 +232,7 @@ class Nearest:
         last = wanted - 1
         found = (labels >= 0).sum(axis=1)
         end = np.maximum(np.minimum(found - 1, max(n - 1, wanted)), 0)
-        tied = (found > wanted) & (np.take_along_axis(distances, end[:, None], 1)[:, 0] == distances[:, last])
+        tied = (found > wanted) & (distances[np.arange(len(which)), end] == distances[:, last])
         if self.rough:  # codes are equal where rows are not
             tied[:] = False
         few = found < np.minimum(np.where(dropped, wanted, n), passing)
@@ -293,9 +293,9 @@ class Nearest:
             self.complete[which] &= found.steps <= steps
         source.learn_pace(int(found.steps.sum()), time.perf_counter() - began)
         labels, distances = found.ids, self.metric.distances(found.scores.astype(np.float64))
-        beyond = ~source.index.within_float32(queries)
-        if beyond.any():  # their products would not be what they are: the rows are read
-            labels[beyond], distances[beyond] = -1, np.inf
+        within = source.index.within_float32(queries)
+        if not within.all():  # their products would not be what they are: the rows are read
+            labels[~within], distances[~within] = -1, np.inf
         if view.reduction is None:
             return labels, distances
         if native.bound < view.count or request.radius is not None:

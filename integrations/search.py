@@ -134,11 +134,13 @@ class Searcher:
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
         timings["total"] = sum(timings.values())
         # For the whole chunk at a time: what is done for each query alone costs as much as its ranking.
-        rows = np.take_along_axis(labels, np.maximum(positions, 0), axis=1)
+        places = np.maximum(positions, 0)
+        which = np.arange(len(queries))[:, None]  # half the cost of take_along_axis
+        rows = labels[which, places]
         if rough:
             near = distances_of(self.view.keys, self.metric, queries, bias, np.where(positions >= 0, rows, -1))
         else:
-            near = np.take_along_axis(distances, np.maximum(positions, 0), axis=1)
+            near = distances[which, places]
         parts, numbers, whole = logits.copy(), rows.tolist(), complete.tolist()
         lasts = np.minimum(counts, most).tolist()
         if request.threshold is not None:
