@@ -38,7 +38,9 @@ _LARGEST = {"float32": 65504.0, "float16": 65504.0, "int8": 127.0}
 _HEADROOM = 8  # powers of two above 1 that the largest value of a fit comes to
 
 _CHUNK = 256  # rows that are encoded while they are in the cache
-_HUGE = 1e30
+
+# A query's products with directions of length 1 stay in float32 when they are made smaller by this.
+_SHRINK = 2.0**-8
 
 
 def rows_needed(dim: int) -> int:
@@ -106,11 +108,8 @@ class Reduction:
 
     def _fitting_step(self, rows: Floats, scale: npt.NDArray[np.float64] | None) -> float:
         """Return the step with which the values of these rows fit the codes."""
-        values = np.concatenate(
-            [self._values(rows[i : i + _CHUNK], _part(scale, i, i + _CHUNK)) for i in range(0, len(rows), _CHUNK)]
-            or [np.empty(0)],
-            axis=None,
-        )
+        starts = range(0, max(len(rows), 1), _CHUNK)
+        values = np.concatenate([self._values(rows[i : i + _CHUNK], _part(scale, i, i + _CHUNK)) for i in starts])
         sizes = np.abs(values[values != 0])
         if not len(sizes):
             return 1.0
@@ -241,11 +240,8 @@ class Reduction:
         """
         scale = np.full(len(queries), self.step)
         if self.directions is not None:
-            factors = np.ones(len(queries))
-            if np.abs(queries).max(initial=0) > _HUGE:  # may leave float32 when projected
-                factors[np.abs(queries).max(axis=1) > _HUGE] = 2.0**-64
-                scale /= factors
-            queries = self._projected(queries, factors)
+            scale /= _SHRINK
+            queries = self._projected(queries, np.full(len(queries), _SHRINK))
         if self.dtype == "int8":
             codes, steps = np.empty(queries.shape, np.int8), np.empty(len(queries))
             kernels.to_int8(kernel_ready(queries), codes, steps)
