@@ -120,7 +120,7 @@ class Mapped:
         if self.size <= _SMALL:
             return
         self._touched += pages * _FAULT_AROUND  # threads may lose a count: it is a guess
-        if self._touched > _MOST_TOUCHED:
+        if self._touched >= _MOST_TOUCHED:
             self.release()
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ their space, so that no direction needs a larger step than the others.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,26 +97,26 @@ class Reduction:
             directions = _principal(rows, scale, index_dim)
             if dtype == "int8":
                 directions = _rotation(index_dim, rng) @ directions
-            made = cls(dtype, 1.0, np.ascontiguousarray(directions, np.float32))
-            return cls(dtype, made._fitting_step(rows, scale), made.directions)
-        plain = cls(dtype, cls(dtype)._fitting_step(rows, scale))
+            return cls(dtype, 1.0, np.ascontiguousarray(directions, np.float32))._fitted(rows, scale)
+        plain = cls(dtype)._fitted(rows, scale)
         if dtype != "int8" or not 1 < dim <= _MOST_ROTATED:
             return plain
-        rotated = cls(dtype, 1.0, np.ascontiguousarray(_rotation(dim, rng), np.float32))
-        step = rotated._fitting_step(rows, scale)
-        return plain if plain.step < _WORTH * step else cls(dtype, step, rotated.directions)
+        rotated = cls(dtype, 1.0, np.ascontiguousarray(_rotation(dim, rng), np.float32))._fitted(rows, scale)
+        return plain if plain.step < _WORTH * rotated.step else rotated
 
-    def _fitting_step(self, rows: Floats, scale: npt.NDArray[np.float64] | None) -> float:
-        """Return the step with which the values of these rows fit the codes."""
+    def _fitted(self, rows: Floats, scale: npt.NDArray[np.float64] | None) -> "Reduction":
+        """Return the same with the step that fits the codes to these rows."""
+        sizes = np.abs(rows).max(axis=1, initial=0) * (1.0 if scale is None else scale)
+        # first a step with which no projected value leaves float32: that of at most 2^16 dimensions
+        coarse = replace(self, step=_power_of_two(float(sizes.max(initial=0))) * 2.0**8)
         starts = range(0, max(len(rows), 1), _CHUNK)
-        values = np.concatenate([self._values(rows[i : i + _CHUNK], _part(scale, i, i + _CHUNK)) for i in starts])
+        values = np.concatenate([coarse._values(rows[i : i + _CHUNK], _part(scale, i, i + _CHUNK)) for i in starts])
         sizes = np.abs(values[values != 0])
         if not len(sizes):
-            return 1.0
+            return self
         if self.dtype == "int8":
-            # an observed value, so that numbers near the end of float32 are not added up
-            return float(np.quantile(sizes, _WITHIN, method="lower")) / 127
-        return float(np.ldexp(1.0, int(np.frexp(float(sizes.max()))[1]) - _HEADROOM))
+            return replace(self, step=coarse.step * float(np.quantile(sizes, _WITHIN, method="higher")) / 127)
+        return replace(self, step=coarse.step * _power_of_two(float(sizes.max())) * 2.0**-_HEADROOM)
 
     # ---- arrays
 
@@ -248,6 +248,11 @@ class Reduction:
             return codes, scale * steps
         exponents = np.frexp(np.abs(queries).max(axis=1))[1]
         return np.ldexp(queries, -exponents[:, None]), np.ldexp(scale, exponents)
+
+
+def _power_of_two(size: float) -> float:
+    """Return the least one above."""
+    return float(np.ldexp(1.0, int(np.frexp(size)[1])))
 
 
 def _part(scale: npt.NDArray[np.float64] | None, start: int, stop: int) -> npt.NDArray[np.float64] | None:

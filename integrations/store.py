@@ -544,6 +544,8 @@ def _read_codes(
     except IndexCorruptError as error:
         raise IndexCorruptError(f"{snapshot.folder}: {error}") from error
     clipped, _ = _array(snapshot, "clipped.npy", np.int64, (1,), mmap=False)
+    if clipped[0] < 0:
+        raise damaged(snapshot.folder / "clipped.npy", f"it must hold a count, got {clipped[0]}")
     data, _ = _array(snapshot, "codes.npy", DISK[settings.dtype], (count, reduction.width(dim)), mmap=mmap)
     return Codes.wrap(data.view(STORED[settings.dtype]), reduction, dim), int(clipped[0])
 
