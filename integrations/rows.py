@@ -83,11 +83,6 @@ class Rows:
         return rows
 
     @property
-    def terms(self) -> npt.NDArray[np.float64] | None:
-        """What the metric needs of each row besides its values: scale, bias or nothing."""
-        return None if self._terms is None else self._terms[: self.count]
-
-    @property
     def steps(self) -> npt.NDArray[np.float64] | None:
         """What a packed row is multiplied with; None for float32."""
         return None if self._steps is None else self._steps[: self.count]

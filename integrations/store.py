@@ -353,9 +353,13 @@ class Store:
 
     # ---- disk and pickle
 
+    def _terms(self, view: View) -> npt.NDArray[np.float64] | None:
+        """Return what the metric needs of each row besides its values: scale, bias or nothing."""
+        return view.keys.scale if self.metric.name == "cosine" else view.keys.bias
+
     def files(self) -> dict[str, Callable[[Path], None]]:
         """Return the files that hold the store, each with the function that writes it."""
-        view, terms, steps = self.view, self._rows.terms, self._rows.steps
+        view, terms, steps = self.view, self._terms(self.view), self.view.steps
         view.check_rows()
         view.check_walk()
         view.check_tokens()
@@ -479,12 +483,12 @@ class Store:
         view.check_rows()
         view.check_walk()
         view.check_tokens()
-        coded = self._codes is not None
+        coded = view.walk is not view.keys
         return {
             "metric": self.metric.name,
             "settings": self.settings,
             "data": np.ascontiguousarray(view.keys.data),
-            "terms": self._rows.terms,
+            "terms": self._terms(view),
             "steps": view.steps,
             "codes": (np.ascontiguousarray(view.walk.data), view.reduction, view.clipped) if coded else None,
             "ids": [id if live else None for id, live in zip(view.ids[: view.count], alive, strict=True)],
