@@ -1,9 +1,13 @@
 """The .npy files of a snapshot, read without trusting a word of their headers."""
 
 import math
+import mmap as memory
 import os
 import re
 import reprlib
+import weakref
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +19,12 @@ from attnbridge.integrations.snapshot import Snapshot
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(r"\{'descr': '([^']{1,20})', 'fortran_order': False, 'shape': \((\d*(?:, ?\d+)*,?)\), \} *\n")
 _MOST_BYTES = 2**62
+
+# Reading a value of a mapped file brings in the pages around it, with Linux so many bytes; a mapping that is read at
+# random is given back when so much of it may be in memory, a small one never.
+_FAULT_AROUND = 1 << 16
+_MOST_TOUCHED = 64 << 20
+_SMALL = 256 << 20
 
 
 def load_array(
@@ -77,3 +87,47 @@ def load_array(
         array = np.empty(shape, expected)
         opened.readinto(array.data.cast("B"))
         return array, offset
+
+
+class Mapped:
+    """The mapping behind an array that `load_array` has mapped, whose pages can be given back.
+
+    Nobody writes to such an array: what is given back comes from the file again when it is next read, so that readers
+    need not know.
+
+    Parameters
+    ----------
+    array : ndarray
+        One that is not mapped has nothing to give back.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    """
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        self.size = array.nbytes
+        # weakly: an array that was copied to grow must not stay in memory
+        self._mapping = weakref.ref(base) if isinstance(base, memory.mmap) else None
+        self._touched = 0
+
+    def touch(self, pages: int) -> None:
+        """Count reads at random places, and give back what they have brought in where that may have become much."""
+        if self.size <= _SMALL:
+            return
+        self._touched += pages * _FAULT_AROUND  # threads may lose a count: it is a guess
+        if self._touched >= _MOST_TOUCHED:
+            self.release()
+
+    def release(self) -> None:
+        """Take the pages out of this process's memory; they may stay in the system's cache of the file."""
+        self._touched = 0
+        mapping = None if self._mapping is None else self._mapping()
+        advice = getattr(memory, "MADV_DONTNEED", None)  # Windows has none
+        if mapping is not None and advice is not None:
+            with suppress(OSError):  # locked into memory by the user
+                mapping.madvise(advice)

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.metric import Keys, Metric
+from attnbridge.integrations.codes import STORED, pack
+from attnbridge.integrations.reduction import Reduction
+from attnbridge.metric import Keys, Metric, squares
 from attnbridge.rerank.pool import TokenRows
 
 
@@ -20,7 +22,7 @@ def grown(array: npt.NDArray[Any], used: int, more: int) -> npt.NDArray[Any]:
 
 
 class Rows:
-    """Raw float32 vectors with what their metric needs of each.
+    """Raw vectors, float32 or packed, with what their metric needs of each.
 
     `put` writes behind the rows that count, where no reader looks; `count` is moved on by the caller. So a write that
     is broken off leaves nothing.
@@ -29,54 +31,108 @@ class Rows:
     ----------
     dim : int
     metric : Metric
+    dtype : {"float32", "float16", "int8"}, default "float32"
+        Others than float32 are packed row by row.
     """
 
-    def __init__(self, dim: int, metric: Metric) -> None:
+    def __init__(self, dim: int, metric: Metric, dtype: str = "float32") -> None:
         self.dim = dim
         self.metric = metric
+        self.dtype = dtype
         self.count = 0
-        self._data: npt.NDArray[np.float32] = np.empty((0, dim), np.float32)
-        self._scale: npt.NDArray[Any] | None = np.empty(0) if metric.name == "cosine" else None
-        self._bias: npt.NDArray[Any] | None = np.empty(0) if metric.name == "l2" else None
+        self._data: npt.NDArray[Any] = np.empty((0, dim), STORED[dtype])
+        self._terms: npt.NDArray[Any] | None = None if metric.name == "ip" else np.empty(0)
+        self._steps: npt.NDArray[Any] | None = None if dtype == "float32" else np.empty(0)
 
     def put(self, vectors: npt.NDArray[np.float32], name: str) -> None:
         """Write checked vectors behind the rows that count; zero vectors under cosine are refused."""
         scale, bias = self.metric.row_terms(vectors, name)
+        terms, data, steps = bias if scale is None else scale, vectors, None
+        if self._steps is not None:
+            data, steps = pack(vectors, self.dtype)
+            terms = self._packed_terms(data, steps)
         start, stop = self.count, self.count + len(vectors)
         self._data = grown(self._data, start, len(vectors))
-        self._data[start:stop] = vectors
-        if self._scale is not None:
-            self._scale = grown(self._scale, start, len(vectors))
-            self._scale[start:stop] = scale
-        if self._bias is not None:
-            self._bias = grown(self._bias, start, len(vectors))
-            self._bias[start:stop] = bias
+        self._data[start:stop] = data
+        if self._terms is not None:
+            self._terms = grown(self._terms, start, len(vectors))
+            self._terms[start:stop] = terms
+        if self._steps is not None:
+            self._steps = grown(self._steps, start, len(vectors))
+            self._steps[start:stop] = steps
+
+    def _packed_terms(self, codes: npt.NDArray[Any], steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+        """Return the scale of codes under cosine, the bias of what they stand for under l2."""
+        if self.metric.name == "ip":
+            return None
+        lengths: npt.NDArray[np.float64] = squares(codes)
+        return 1.0 / np.sqrt(lengths) if self.metric.name == "cosine" else -0.5 * steps**2 * lengths
 
     @classmethod
-    def wrap(cls, data: npt.NDArray[np.float32], terms: npt.NDArray[np.float64] | None, metric: Metric) -> "Rows":
+    def wrap(
+        cls,
+        data: npt.NDArray[Any],
+        terms: npt.NDArray[np.float64] | None,
+        steps: npt.NDArray[np.float64] | None,
+        metric: Metric,
+    ) -> "Rows":
         """Take over arrays without a copy (they may be memory-mapped); appending makes room elsewhere."""
-        rows = cls(data.shape[1], metric)
-        rows._data, rows.count = data, len(data)
-        if metric.name == "cosine":
-            rows._scale = terms
-        elif metric.name == "l2":
-            rows._bias = terms
+        dtype = next(name for name, kind in STORED.items() if data.dtype == kind)
+        rows = cls(data.shape[1], metric, dtype)
+        rows._data, rows._terms, rows._steps, rows.count = data, terms, steps, len(data)
         return rows
 
     @property
-    def terms(self) -> npt.NDArray[np.float64] | None:
-        """What the metric needs of each row besides its values: scale, bias or nothing."""
-        terms = self._bias if self._scale is None else self._scale
-        return None if terms is None else terms[: self.count]
+    def steps(self) -> npt.NDArray[np.float64] | None:
+        """What a packed row is multiplied with; None for float32."""
+        return None if self._steps is None else self._steps[: self.count]
 
     def keys(self) -> Keys:
         """Return the rows that count as the kernels read them."""
-        n = self.count
-        return Keys(
-            self._data[:n],
-            None if self._scale is None else self._scale[:n],
-            None if self._bias is None else self._bias[:n],
-        )
+        return self.part(0, self.count)
+
+    def part(self, start: int, stop: int) -> Keys:
+        """Return some rows, those too that do not count yet."""
+        terms = None if self._terms is None else self._terms[start:stop]
+        steps = None if self._steps is None else self._steps[start:stop]
+        if self.metric.name == "cosine":
+            return Keys(self._data[start:stop], terms)
+        return Keys(self._data[start:stop], steps, terms)
+
+
+class Codes:
+    """The rows once more as a reduction encodes them, for the walk.
+
+    Like `Rows` they are written where no reader looks; how many count is for the caller to know.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    dim : int
+        Of the rows.
+    """
+
+    def __init__(self, reduction: Reduction, dim: int) -> None:
+        self.reduction = reduction
+        self._data: npt.NDArray[Any] = np.empty((0, reduction.width(dim)), STORED[reduction.dtype])
+
+    @classmethod
+    def wrap(cls, data: npt.NDArray[Any], reduction: Reduction, dim: int) -> "Codes":
+        """Take over an array without a copy (it may be memory-mapped); appending makes room elsewhere."""
+        codes = cls(reduction, dim)
+        codes._data = data
+        return codes
+
+    def put(self, start: int, rows: Keys) -> int:
+        """Encode full rows as those from number `start` on; return how many values were clipped."""
+        data, clipped = self.reduction.encode(rows.data, rows.scale)
+        self._data = grown(self._data, start, len(data))
+        self._data[start : start + len(data)] = data
+        return clipped
+
+    def keys(self, rows: Keys) -> Keys:
+        """Return the codes of the full rows that count as the kernels read them."""
+        return Keys(self._data[: len(rows.data)], None, rows.bias)
 
 
 class Tokens:

@@ -12,9 +12,12 @@ import numpy.typing as npt
 
 from attnbridge.errors import DimensionMismatchError, IndexCorruptError, InvalidInputError, UnknownIdError
 from attnbridge.hits import Id
-from attnbridge.integrations.arrays import load_array
+from attnbridge.integrations.arrays import Mapped, load_array
+from attnbridge.integrations.codes import DISK, FULL_ROWS, STORED, RowSettings, on_disk
 from attnbridge.integrations.inputs import id_list
-from attnbridge.integrations.rows import Rows, Tokens, grown
+from attnbridge.integrations.manifest import damaged
+from attnbridge.integrations.reduction import SAMPLE, Reduction, rows_needed
+from attnbridge.integrations.rows import Codes, Rows, Tokens, grown
 from attnbridge.integrations.snapshot import Snapshot
 from attnbridge.integrations.view import Allowed, Guard, View
 from attnbridge.metric import Metric
@@ -37,10 +40,16 @@ class Store:
     ----------
     dim : int
     metric : Metric
+    settings : RowSettings, optional
+        How rows are kept, and over what the graph is walked. What has to be fitted to the rows is so once enough of
+        them live, and again when they are compacted.
     """
 
-    def __init__(self, dim: int, metric: Metric) -> None:
-        self._rows = Rows(dim, metric)
+    def __init__(self, dim: int, metric: Metric, settings: RowSettings = FULL_ROWS) -> None:
+        settings.check_dim(dim)
+        self.settings = settings
+        self._rows = Rows(dim, metric, settings.dtype if settings.packed else "float32")
+        self._codes: Codes | None = None
         self._tokens: Tokens | None = None
         self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
         self._ids: list[Id] = []
@@ -49,7 +58,7 @@ class Store:
         self._next_id = 0
         self._matcher: Matcher | None = None
         self.lock = threading.Lock()  # held for moments: by writers while they publish, by readers of ids
-        self.view = View(self._rows.keys(), self._alive, 0, self._ids, None, None, None)
+        self.view = self._view(self._alive, 0, None, None, 0)
 
     @property
     def token_dim(self) -> int | None:
@@ -149,6 +158,8 @@ class Store:
         """Go back to the present view, forgetting what a write that was broken off has left."""
         view = self.view
         self._rows.count = view.count
+        if view.walk is view.keys:
+            self._codes = None
         del self._ids[view.count :]
         rows = view.live_rows.tolist()
         self._row_of.clear()
@@ -160,18 +171,58 @@ class Store:
         elif self._tokens is not None:
             self._tokens.cut(view.tokens)
 
-    def _publish(self, alive: npt.NDArray[np.bool_], killed: int, payload: "Payload | None") -> None:
+    def _publish(self, alive: npt.NDArray[np.bool_], killed: int, payload: "Payload | None", clipped: int = 0) -> None:
+        """Put a new view in place; `clipped` are values that were so since the last."""
         self._alive = alive
-        count = self._rows.count
-        self.view = View(
-            self._rows.keys(),
-            alive[:count],
-            self.view.live + count - self.view.count - killed,
+        before = self.view
+        live = before.live + self._rows.count - before.count - killed
+        self.view = self._view(alive, live, payload, before.guard, before.clipped + clipped)
+
+    def _view(
+        self,
+        alive: npt.NDArray[np.bool_],
+        live: int,
+        payload: "Payload | None",
+        guard: Guard | None,
+        clipped: int,
+    ) -> View:
+        keys, codes = self._rows.keys(), self._codes
+        reduction = Reduction(self.settings.dtype) if self.settings.packed else None
+        return View(
+            keys,
+            alive[: self._rows.count],
+            live,
             self._ids,
             None if self._tokens is None else self._tokens.view(),
             payload,
-            self.view.guard,
+            guard,
+            keys if codes is None else codes.keys(keys),
+            reduction if codes is None else codes.reduction,
+            self._rows.steps,
+            clipped,
         )
+
+    def _put_rows(self, vectors: npt.NDArray[np.float32]) -> int:
+        """Write rows, and their codes, behind those that count; return how many values the codes clip."""
+        start = self._rows.count
+        self._rows.put(vectors, "vectors")
+        return 0 if self._codes is None else self._codes.put(start, self._rows.part(start, start + len(vectors)))
+
+    def _fit(self, alive: npt.NDArray[np.bool_]) -> int:
+        """Fit a reduction where one is wanted and enough rows live; return how many values its codes clip."""
+        dim = self._rows.dim
+        if self._codes is not None or not self.settings.reduced or np.count_nonzero(alive) < rows_needed(dim):
+            return 0
+        rows = self._rows.part(0, len(alive))
+        live = np.flatnonzero(alive)
+        sample = np.sort(np.random.default_rng(0).permutation(live)[:SAMPLE])
+        reduction = Reduction.fit(
+            rows.data[sample], metric=self.metric, dtype=self.settings.dtype, index_dim=self.settings.index_dim
+        )
+        codes = Codes(reduction, dim)
+        clipped = codes.put(0, rows)
+        self._codes = codes
+        return clipped
 
     def add(
         self,
@@ -185,22 +236,24 @@ class Store:
         with self._writing():
             if view.guard is not None:  # what is mapped is copied now, and so must be sound
                 view.check_rows()
+                view.check_walk()
                 view.check_tokens()
-            self._rows.put(vectors, "vectors")
+            clipped = self._put_rows(vectors)
             self._put_tokens(tokens, start, count)
             alive = grown(self._alive, start, count)
             alive[start : start + count] = True
+            replaced = [self._row_of[id] for id in ids if id in self._row_of]
+            if replaced:
+                alive = alive.copy()
+                alive[replaced] = False
+            clipped += self._fit(alive[: start + count])
             del self._ids[start:]
             self._ids.extend(ids)
             with self.lock:
-                replaced = [self._row_of[id] for id in ids if id in self._row_of]
-                if replaced:
-                    alive = alive.copy()
-                    alive[replaced] = False
                 self._row_of.update(zip(ids, range(start, start + count), strict=True))
                 self._learn_kind(ids)
                 self._rows.count = start + count
-                self._publish(alive, len(replaced), payload)
+                self._publish(alive, len(replaced), payload, clipped)
         return replaced
 
     def appended(self, table: "pa.Table | None", count: int) -> "Payload | None":
@@ -245,7 +298,7 @@ class Store:
         start = self.view.count
         payload = self.appended(None, count)
         with self._writing():
-            self._rows.put(np.ones((count, self._rows.dim), np.float32), "vectors")
+            self._put_rows(np.ones((count, self._rows.dim), np.float32))
             self._put_tokens(None, start, count)
             alive = grown(self._alive, start, count)
             alive[start : start + count] = False
@@ -269,7 +322,7 @@ class Store:
         """Return a store of the rows that are alive in a view, in their order."""
         rows = view.live_rows
         view.check_tokens()
-        made = Store(self._rows.dim, self.metric)
+        made = Store(self._rows.dim, self.metric, self.settings)
         made._kind, made._next_id = self._kind, self._next_id
         tokens = None
         if view.tokens is not None:
@@ -299,16 +352,21 @@ class Store:
 
     def emptied(self) -> "Store":
         """Return an empty store that numbers on."""
-        made = Store(self._rows.dim, self.metric)
+        made = Store(self._rows.dim, self.metric, self.settings)
         made._next_id = self._next_id
         return made
 
     # ---- disk and pickle
 
+    def _terms(self, view: View) -> npt.NDArray[np.float64] | None:
+        """Return what the metric needs of each row besides its values: scale, bias or nothing."""
+        return view.keys.scale if self.metric.name == "cosine" else view.keys.bias
+
     def files(self) -> dict[str, Callable[[Path], None]]:
         """Return the files that hold the store, each with the function that writes it."""
-        view, terms = self.view, self._rows.terms
+        view, terms, steps = self.view, self._terms(self.view), self.view.steps
         view.check_rows()
+        view.check_walk()
         view.check_tokens()
 
         def write_ids(path: Path) -> None:
@@ -318,11 +376,18 @@ class Store:
                 json.dump({"next": self._next_id, "ids": ids}, file)
 
         files: dict[str, Callable[[Path], None]] = {
-            "rows.npy": lambda path: np.save(path, view.keys.data),
+            "rows.npy": lambda path: np.save(path, on_disk(view.keys.data)),
             "ids.json": write_ids,
         }
         if terms is not None:
             files["terms.npy"] = lambda path: np.save(path, terms)
+        if steps is not None:
+            files["steps.npy"] = lambda path: np.save(path, steps)
+        if view.reduction is not None and view.walk is not view.keys:
+            files["codes.npy"] = lambda path: np.save(path, on_disk(view.walk.data))
+            files["clipped.npy"] = lambda path: np.save(path, np.array([view.clipped]))
+            for name, array in view.reduction.arrays().items():
+                files[f"reduction_{name}.npy"] = lambda path, array=array: np.save(path, array)  # type: ignore[misc]
         if view.tokens is not None:
             tokens = view.tokens
             files["tokens.npy"] = lambda path: np.save(path, tokens.data.view(np.float16))
@@ -332,13 +397,17 @@ class Store:
         return files
 
     @classmethod
-    def read(cls, snapshot: Snapshot, dim: int, metric: Metric, mmap: bool) -> "Store":
+    def read(
+        cls, snapshot: Snapshot, dim: int, metric: Metric, mmap: bool, settings: RowSettings = FULL_ROWS
+    ) -> "Store":
         """Read the files that `files` wrote; memory-mapped ones are copy-on-write, like arrays of our own."""
         ids, next_id = _read_ids(snapshot)
-        data, offset = _array(snapshot, "rows.npy", np.float32, (len(ids), dim), mmap=mmap)
-        terms = None
-        if metric.name != "ip":
-            terms, _ = _array(snapshot, "terms.npy", np.float64, (len(ids),), mmap=False)
+        dtype = settings.dtype if settings.packed else "float32"
+        data, offset = _array(snapshot, "rows.npy", DISK[dtype], (len(ids), dim), mmap=mmap)
+        terms = None if metric.name == "ip" else _numbers(snapshot, "terms.npy", len(ids))
+        steps = _numbers(snapshot, "steps.npy", len(ids)) if settings.packed else None
+        rows = Rows.wrap(data.view(STORED[dtype]), terms, steps, metric)
+        codes, clipped = _read_codes(snapshot, len(ids), dim, settings, mmap)
         tokens = token_blocks = None
         if "tokens.npy" in snapshot:
             lengths, _ = _array(snapshot, "token_lengths.npy", np.int64, (len(ids),), mmap=False)
@@ -349,28 +418,42 @@ class Store:
             token_blocks = (snapshot.blocks("tokens.npy"), token_offset)
         guard = None
         if mmap and len(ids):
-            token_bytes = 0 if tokens is None else 2 * tokens.dim
-            guard = Guard((snapshot.blocks("rows.npy"), offset), 4 * dim, token_blocks, token_bytes)
+            guard = Guard(
+                (snapshot.blocks("rows.npy"), offset),
+                data.itemsize * dim,
+                token_blocks,
+                0 if tokens is None else 2 * tokens.dim,
+                None if codes is None else snapshot.blocks("codes.npy"),
+                Mapped(data),
+            )
         payload = None
         if "payload.parquet" in snapshot:
             from attnbridge.integrations.payload import Payload
 
             payload = Payload.read(snapshot.path("payload.parquet"), len(ids))
-        return cls._of(Rows.wrap(data, terms, metric), ids, next_id, tokens, payload, guard)
+        return cls._of(rows, ids, next_id, tokens, payload, guard, settings, codes, clipped)
 
     @classmethod
     def adopt(
-        cls, data: npt.NDArray[np.float32], metric: Metric, ids: Sequence[Id], live: npt.NDArray[np.int64]
+        cls,
+        data: npt.NDArray[np.float32],
+        metric: Metric,
+        ids: Sequence[Id],
+        live: npt.NDArray[np.int64],
+        settings: RowSettings = FULL_ROWS,
     ) -> "Store":
         """Return a store of rows of which those named in `live` have ids and the others are dead."""
-        rows = Rows(data.shape[1], metric)
+        settings.check_dim(data.shape[1])
+        rows = Rows(data.shape[1], metric, settings.dtype if settings.packed else "float32")
         rows.put(data, "vectors")
         rows.count = len(data)
         given: list[Id | None] = [None] * len(data)
         for row, id in zip(live.tolist(), ids, strict=True):
             given[row] = id
         next_id = max((id + 1 for id in ids if isinstance(id, int)), default=0)
-        return cls._of(rows, given, max(next_id, 0), None, None, None)
+        store = cls._of(rows, given, max(next_id, 0), None, None, None, settings)
+        store._publish(store._alive, 0, None, store._fit(store._alive))
+        return store
 
     @classmethod
     def _of(
@@ -381,9 +464,12 @@ class Store:
         tokens: Tokens | None,
         payload: "Payload | None",
         guard: Guard | None,
+        settings: RowSettings,
+        codes: Codes | None = None,
+        clipped: int = 0,
     ) -> "Store":
-        store = cls(rows.dim, rows.metric)
-        store._rows, store._tokens, store._next_id = rows, tokens, next_id
+        store = cls(rows.dim, rows.metric, settings)
+        store._rows, store._codes, store._tokens, store._next_id = rows, codes, tokens, next_id
         store._alive = np.ones(len(ids), np.bool_)
         if None in ids:
             store._alive = np.array([id is not None for id in ids], np.bool_)
@@ -393,19 +479,23 @@ class Store:
         store._kind = next((type(id) for id in store._row_of), None)
         placeholder: Id = "" if store._kind is str else 0
         store._ids = [placeholder if id is None else id for id in ids] if None in ids else ids  # type: ignore[assignment]
-        token_rows = None if tokens is None else tokens.view()
-        store.view = View(rows.keys(), store._alive, len(store._row_of), store._ids, token_rows, payload, guard)
+        store.view = store._view(store._alive, len(store._row_of), payload, guard, clipped)
         return store
 
     def __getstate__(self) -> dict[str, Any]:
         view = self.view
         alive = view.alive.tolist()
         view.check_rows()
+        view.check_walk()
         view.check_tokens()
+        coded = view.walk is not view.keys
         return {
             "metric": self.metric.name,
+            "settings": self.settings,
             "data": np.ascontiguousarray(view.keys.data),
-            "terms": self._rows.terms,
+            "terms": self._terms(view),
+            "steps": view.steps,
+            "codes": (np.ascontiguousarray(view.walk.data), view.reduction, view.clipped) if coded else None,
             "ids": [id if live else None for id, live in zip(view.ids[: view.count], alive, strict=True)],
             "next_id": self._next_id,
             "tokens": None if view.tokens is None else (view.tokens.data.view(np.float16), view.tokens.lengths),
@@ -413,9 +503,15 @@ class Store:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        rows = Rows.wrap(state["data"], state["terms"], Metric(state["metric"]))
+        rows = Rows.wrap(state["data"], state["terms"], state["steps"], Metric(state["metric"]))
+        codes, clipped = None, 0
+        if state["codes"] is not None:
+            data, reduction, clipped = state["codes"]
+            codes = Codes.wrap(data, reduction, rows.dim)
         tokens = None if state["tokens"] is None else Tokens.wrap(*state["tokens"])
-        made = Store._of(rows, state["ids"], state["next_id"], tokens, state["payload"], None)
+        made = Store._of(
+            rows, state["ids"], state["next_id"], tokens, state["payload"], None, state["settings"], codes, clipped
+        )
         self.__dict__.update(made.__dict__)
 
 
@@ -429,6 +525,38 @@ def _array(
             f"{snapshot.folder / file} must have shape {shape}, got {array.shape}; restore it from a backup"
         )
     return array, offset
+
+
+def _numbers(snapshot: Snapshot, file: str, count: int) -> npt.NDArray[np.float64]:
+    """Return one finite number a row."""
+    numbers, _ = _array(snapshot, file, np.float64, (count,), mmap=False)
+    if not np.isfinite(numbers).all():
+        raise damaged(snapshot.folder / file, "it must hold finite numbers")
+    return numbers
+
+
+def _read_codes(
+    snapshot: Snapshot, count: int, dim: int, settings: RowSettings, mmap: bool
+) -> tuple[Codes | None, int]:
+    """Return what the graph is walked over where it is not the rows, and how many of its values are clipped."""
+    if "codes.npy" not in snapshot:
+        return None, 0
+    path = snapshot.folder / "codes.npy"
+    if not settings.reduced:
+        raise damaged(path, "its index keeps no codes beside its rows")
+    arrays = {"step": _array(snapshot, "reduction_step.npy", np.float64, (1,), mmap=False)[0]}
+    if settings.index_dim is not None or "reduction_directions.npy" in snapshot:
+        shape = (settings.index_dim or dim, dim)
+        arrays["directions"], _ = _array(snapshot, "reduction_directions.npy", np.float32, shape, mmap=False)
+    try:
+        reduction = Reduction.from_arrays(arrays, settings.dtype, dim)
+    except IndexCorruptError as error:
+        raise IndexCorruptError(f"{snapshot.folder}: {error}") from error
+    clipped, _ = _array(snapshot, "clipped.npy", np.int64, (1,), mmap=False)
+    if clipped[0] < 0:
+        raise damaged(snapshot.folder / "clipped.npy", f"it must hold a count, got {clipped[0]}")
+    data, _ = _array(snapshot, "codes.npy", DISK[settings.dtype], (count, reduction.width(dim)), mmap=mmap)
+    return Codes.wrap(data.view(STORED[settings.dtype]), reduction, dim), int(clipped[0])
 
 
 def _read_ids(snapshot: Snapshot) -> tuple[list[Id | None], int]:

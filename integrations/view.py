@@ -8,7 +8,10 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.hits import Id
+from attnbridge.integrations.arrays import Mapped
 from attnbridge.integrations.blocks import Blocks
+from attnbridge.integrations.codes import unpack
+from attnbridge.integrations.reduction import Reduction
 from attnbridge.metric import Keys
 from attnbridge.rerank import TokenRows
 from attnbridge.threads import usable_threads
@@ -30,12 +33,17 @@ class Guard:
         The file's blocks and where its array begins; None for what is not mapped.
     row_bytes, token_bytes : int
         Of one entry.
+    codes : Blocks, optional
+    mapped : Mapped, optional
+        The rows' mapping.
     """
 
     rows: tuple[Blocks, int]
     row_bytes: int
     tokens: tuple[Blocks, int] | None = None
     token_bytes: int = 0
+    codes: Blocks | None = None
+    mapped: Mapped | None = None
 
     def check_rows(self, rows: Rows | None = None) -> None:
         """Verify what the given rows (None: all) lie in."""
@@ -46,6 +54,12 @@ class Guard:
             blocks.check_all(usable_threads())
         else:
             blocks.check_rows(rows, offset, self.row_bytes)
+
+    def check_walk(self) -> None:
+        """Verify all that a walk may read: the codes, or where there are none the rows."""
+        blocks = self.rows[0] if self.codes is None else self.codes
+        if blocks.pending:
+            blocks.check_all(usable_threads())
 
     def check_tokens(self, tokens: TokenRows, rows: Rows | None = None) -> None:
         """Verify what the tokens of the given rows (None: all) lie in."""
@@ -119,6 +133,14 @@ class View:
     payload : Payload or None
         None where no document was ever given any.
     guard : Guard or None
+    walk : Keys
+        All rows as the walk reads them: `keys` itself, or codes.
+    reduction : Reduction or None
+        How queries are encoded for `walk`; None where that holds float32 rows of full dimension.
+    steps : (n,) float64 or None
+        What packed rows are multiplied with.
+    clipped : int
+        How many values of the rows the reduction has clipped.
     """
 
     keys: Keys
@@ -128,6 +150,10 @@ class View:
     tokens: TokenRows | None
     payload: "Payload | None"
     guard: Guard | None
+    walk: Keys
+    reduction: Reduction | None
+    steps: npt.NDArray[np.float64] | None
+    clipped: int
 
     @property
     def count(self) -> int:
@@ -143,6 +169,14 @@ class View:
             rows = self.__dict__["_live_rows"] = np.flatnonzero(self.alive)
         return rows
 
+    @property
+    def code_bytes(self) -> int:
+        """How many bytes are kept for the walk alone: codes and directions."""
+        if self.walk is self.keys or self.reduction is None:
+            return 0
+        directions = self.reduction.directions
+        return self.walk.data.nbytes + (0 if directions is None else directions.nbytes)
+
     def live_ids(self) -> list[Id]:
         """Return the live rows' ids in order of insertion."""
         if self.live == self.count:
@@ -154,19 +188,23 @@ class View:
         if self.guard is not None:
             self.guard.check_rows(rows)
 
-    @property
-    def walk(self) -> Keys:
-        """The rows that the graph is walked by."""
-        return self.keys
-
-    @property
-    def reduction(self) -> Any:
-        """How `walk` was made from `keys`, None where it is the same."""
-        return None
-
     def check_walk(self) -> None:
-        """Verify all that a walk may read."""
-        self.check_rows()
+        """Verify all that a walk may read, where files are memory-mapped and verified as they are read."""
+        if self.guard is not None:
+            self.guard.check_walk()
+
+    def ranked(self, count: int) -> None:
+        """Say that so many full rows were read at random places; now and then they are let go as by `release`.
+
+        Without codes nothing is: the walk would read the rows again at once.
+        """
+        if self.walk is not self.keys and self.guard is not None and self.guard.mapped is not None:
+            self.guard.mapped.touch(count)
+
+    def release(self) -> None:
+        """Take memory-mapped full rows out of this process's memory; they are read again where they are needed."""
+        if self.guard is not None and self.guard.mapped is not None:
+            self.guard.mapped.release()
 
     def check_tokens(self, rows: Rows | None = None) -> None:
         """Verify the tokens of rows (None: all) of a memory-mapped file that is verified as it is read."""
@@ -177,7 +215,7 @@ class View:
         """Return a copy of the given rows."""
         self.check_rows(rows)
         taken: npt.NDArray[np.float32] = self.keys.data[rows]
-        return taken
+        return taken if self.steps is None else unpack(taken, self.steps[rows])
 
     def tokens_of(self, row: int) -> npt.NDArray[np.float16]:
         """Return a row's token vectors (n, dt)."""

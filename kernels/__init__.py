@@ -5,6 +5,7 @@ Kernels write into the arrays they are given, release the GIL and are serial: a 
 by ``attnbridge.threads``, one floor up.
 """
 
+from attnbridge.kernels.codes import project, to_int8
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
@@ -20,9 +21,11 @@ __all__ = [
     "list_levels",
     "logsumexp",
     "maxsim",
+    "project",
     "rerank",
     "row_squares",
     "softmax",
+    "to_int8",
     "top_k",
     "true_rows",
     "walk",

@@ -173,6 +173,19 @@ def list_levels(words: Array, unit: int, levels: Array) -> int:
     return len(words) - len(left)
 
 
+def project(rows: Array, factors: Array, directions: Array, out: Array) -> None:
+    """Fill out with each row's products with the directions, times its factor."""
+    out[:] = factors[:, None] * (rows.astype(np.float64) @ directions.astype(np.float64).T)
+
+
+def to_int8(rows: Array, codes: Array, steps: Array) -> None:
+    """Fill codes with the rows over their steps, rounded, and steps with the 127th of the largest value."""
+    for i, row in enumerate(rows.astype(np.float64)):
+        largest = np.abs(row).max()
+        steps[i] = largest / 127
+        codes[i] = np.rint(row * (127 / largest)) if largest else 0
+
+
 def walk(
     queries: Array,
     query_bias: Array,
@@ -393,6 +406,15 @@ def _list_levels(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return words[:-1] if case.gathered else words, unit, np.full(case.n, -7)
 
 
+def _project(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    directions = (rng.standard_normal((case.b, case.d)) * case.d**-0.5).astype(np.float32)
+    return _gaussian(rng, case), 2.0 * rng.random(case.n), directions, np.empty((case.n, case.b), np.float32)
+
+
+def _to_int8(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    return _gaussian(rng, case), np.full((case.n, case.d), -7, np.int8), np.empty(case.n)
+
+
 # ---- the table
 
 
@@ -422,6 +444,8 @@ KERNELS = {
     "exact_top_k": Kernel(kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True),
     "true_rows": Kernel(kernels.true_rows, true_rows, _true_rows, kinds=("float32",), gathers=True),
     "list_levels": Kernel(kernels.list_levels, list_levels, _list_levels, kinds=("float32",), gathers=True),
+    "project": Kernel(kernels.project, project, _project, kinds=("float32",), float32=True),
+    "to_int8": Kernel(kernels.to_int8, to_int8, _to_int8, kinds=("float32",)),
     "exact_top_k_each": Kernel(kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True),
 }
 
