@@ -88,6 +88,7 @@ class Walk:
         n: int,
         *,
         ef: int,
+        query_scale: npt.NDArray[np.float64] | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
         which: npt.NDArray[np.int64] | None = None,
         least: npt.NDArray[np.float64] | None = None,
@@ -107,6 +108,8 @@ class Walk:
         n : int
         ef : int
             Breadth of the walk, at least n.
+        query_scale : (b,) float64, optional
+            What each query's products are multiplied by, beside the rows' own scale: the step of an int8 query.
         allowed : (f, at least the adjacency's rows) bool, optional
             Filters; others than the rows they allow are walked through but not returned.
         which : (b,) int64, optional
@@ -156,6 +159,7 @@ class Walk:
         work = self._take(width, max(ef, min(most, rows)), min(LANES, count))
         kernels.walk(
             kernel_ready(queries),
+            query_scale,
             bias,
             kernel_ready(keys.data),
             None if keys.scale is None else kernel_ready(keys.scale),

@@ -156,11 +156,13 @@ if not numba.config.DISABLE_JIT:
 
 
 @jit
-def add_terms(bias: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
-    """Turn products into scores: row_scale[r] * product + row_bias[r] + bias, r = near[lane, i]."""
+def add_terms(
+    factor: Any, bias: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any
+) -> Any:
+    """Turn products into scores: factor * row_scale[r] * product + row_bias[r] + bias, r = near[lane, i]."""
     for i in range(count):
         row = near[lane, i]
-        value = np.float64(scores[lane, i])
+        value = factor * np.float64(scores[lane, i])
         if row_scale is not None:
             value *= row_scale[row]
         if row_bias is not None:
@@ -325,6 +327,7 @@ def _report(state: Any, found: Any, lane: Any, number: Any, ids: Any, scores: An
 @jit
 def walk(
     queries: Any,
+    query_scale: Any,
     query_bias: Any,
     rows: Any,
     row_scale: Any,
@@ -344,11 +347,12 @@ def walk(
 ) -> Any:
     """Find each query's best rows by walking the graph: greedily down its layers, then best first with breadth ef.
 
-    score = row_scale[r] * query . rows[r] + row_bias[r] + query_bias, in float32.
+    score = query_scale * row_scale[r] * query . rows[r] + row_bias[r] + query_bias, in float32.
 
     Parameters
     ----------
     queries : (b, d) float32, or int8 where the rows are
+    query_scale : (b,) float64 or None (1)
     query_bias : (b,) float64
     rows : (n, d) float32, int8 or uint16 (bits of float16)
     row_scale, row_bias : (n,) float64 or None (1 and 0; without row_bias, query_bias is not used)
@@ -420,7 +424,8 @@ def walk(
             # second turn: score them, and choose where to go on
             count = state[lane, PENDING]
             products(queries, number, rows, near, near_scores, lane, count)
-            add_terms(query_bias[number], row_scale, row_bias, near, near_scores, lane, count)
+            factor = 1.0 if query_scale is None else query_scale[number]
+            add_terms(factor, query_bias[number], row_scale, row_bias, near, near_scores, lane, count)
             if state[lane, LEVEL] > 0:
                 if not _descend(state, near, near_scores, lane):
                     continue

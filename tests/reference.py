@@ -175,6 +175,7 @@ def list_levels(words: Array, unit: int, levels: Array) -> int:
 
 def walk(
     queries: Array,
+    query_scale: Array | None,
     query_bias: Array,
     rows: Array,
     row_scale: Array | None,
@@ -197,7 +198,7 @@ def walk(
     for b, query in enumerate(queries):
         worth = np.empty(len(rows))
         dot(
-            query.astype(np.float64),
+            query.astype(np.float64) * (1.0 if query_scale is None else query_scale[b]),
             query_bias[b] if row_bias is not None else 0.0,
             *(rows, row_scale, row_bias),
             None,

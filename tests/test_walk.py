@@ -129,7 +129,8 @@ def test_walk_equals_its_reference(kind, terms, data, seed):
     least = np.where(rng.random(b) < 0.5, np.inf, rng.integers(-10, 10, b))
     entries = rng.integers(-1, n, (b, e)).astype(np.int32)
     steps = data.draw(st.sampled_from([FOREVER, 0, 3]))
-    args = queries, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias, adjacency.links, ef
+    factor = 2.0 ** rng.integers(-2, 2, b) if terms != "plain" else None
+    args = queries, factor, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias, adjacency.links, ef
     args = *args, allowed, which, least.astype(np.float64), entries, steps
     got, want = outputs(b, k), outputs(b, k)
     work = walk_work(n, max(adjacency.width, e), most, lanes=data.draw(st.integers(1, 3)))
@@ -148,7 +149,7 @@ def test_a_lane_forgets_after_255_epochs():
     b = len(queries)
     nothing = np.empty((0, 1), np.bool_), np.full(b, -1), np.full(b, np.inf), np.empty((b, 0), np.int32), FOREVER
     got = outputs(b, 5)
-    kernels.walk(queries, np.zeros(b), rows, None, None, adjacency.links, 5, *nothing, work, *got)
+    kernels.walk(queries, None, np.zeros(b), rows, None, None, adjacency.links, 5, *nothing, work, *got)
     for i in range(0, b, 70):
         assert (got[0][i : i + 70] == got[0][i]).all()
 
@@ -383,6 +384,23 @@ def test_compressed_rows_find_nearly_the_same(some, kind):
         found = Over(walk.adjacency, Keys(codes)).query(whole, bias, 10, ef=40)
     shared = [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), plain.ids.tolist(), strict=True)]
     assert np.mean(shared) >= (0.99 if kind == "float16" else 0.8)
+
+
+def test_int8_queries_have_a_scale_of_their_own():
+    """Under l2 the product counts beside the biases: codes need their steps."""
+    rng = np.random.default_rng(6)
+    n = 60 if SLOW else 1_500
+    rows, queries = rng.standard_normal((n, 16)).astype(np.float32), rng.standard_normal((20, 16)).astype(np.float32)
+    unit, keys, ready, bias = prepared("l2", rows, queries)
+    adjacency = Adjacency.from_index(built(unit, "l2"))
+    step, steps = np.abs(rows).max() / 127, np.abs(queries).max(axis=1).astype(np.float64) / 127
+    whole = Keys(np.round(rows / step).astype(np.int8), np.full(n, np.float64(step)), keys.bias)
+    asked = np.round(queries / steps[:, None]).astype(np.int8)
+    found = Over(adjacency, whole).query(asked, bias, 10, ef=50, query_scale=steps)
+    plain = Over(adjacency, keys).query(ready, bias, 10, ef=50)
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), plain.ids.tolist(), strict=True)]
+    assert np.mean(shared) >= 0.9
+    assert np.abs(found.scores - plain.scores).max() < 0.5
 
 
 def test_read_only_rows_are_read_in_place(some):
