@@ -91,6 +91,7 @@ class Walk:
         query_scale: npt.NDArray[np.float64] | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
         which: npt.NDArray[np.int64] | None = None,
+        across: npt.NDArray[np.int64] | None = None,
         least: npt.NDArray[np.float64] | None = None,
         most: int = 0,
         entries: npt.NDArray[Any] | None = None,
@@ -156,6 +157,8 @@ class Walk:
         if entries is not None:
             begin = np.where(entries < rows, entries, -1).astype(np.int32)
         width = max(self.adjacency.width, begin.shape[1])
+        if across is not None:
+            width *= width + 2
         work = self._take(width, max(ef, min(most, rows)), min(LANES, count))
         kernels.walk(
             kernel_ready(queries),
@@ -168,6 +171,7 @@ class Walk:
             ef,
             kernel_ready(allowed),
             which,
+            np.zeros(count, np.int64) if across is None else across,
             np.full(count, np.inf) if least is None else least,
             begin,
             _FOREVER if max_steps is None else max_steps,

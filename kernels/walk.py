@@ -216,6 +216,50 @@ def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, rows:
 
 
 @jit
+def _gather_across(level0: Any, place: Any, passes: Any, visited: Any, epochs: Any, near: Any, rows: Any, lane: Any, cap: Any) -> Any:
+    """Note which rows that pass a filter are new, ask for them into the cache, and return how many they are.
+
+    Through a neighbour that does not pass, the rows behind it are reached (ACORN-1, Patel et al. 2024).
+    """
+    epoch = epochs[lane]
+    width = level0.shape[1]
+    count = 0
+    behind = 0
+    j = 0
+    while j < width and level0[place, j] >= 0:
+        row = level0[place, j]
+        if visited[lane, row] != epoch:
+            visited[lane, row] = epoch
+            if passes[row]:
+                near[lane, count] = row
+                count += 1
+            else:
+                behind += 1
+                near[lane, near.shape[1] - behind] = row
+                for line in range(0, width, LINKS_A_LINE):
+                    prefetch(level0, row, line)
+        j += 1
+    for b in range(1, behind + 1):
+        place = near[lane, near.shape[1] - b]
+        j = 0
+        while j < width and level0[place, j] >= 0:
+            row = level0[place, j]
+            near[lane, count] = row
+            fresh = (visited[lane, row] != epoch) & (passes[row] != 0)
+            count += fresh
+            if fresh:
+                visited[lane, row] = epoch
+            j += 1
+        if count >= cap: break
+    step = max(1, 64 // rows.itemsize)
+    lines = (rows.shape[1] + step - 1) // step
+    for i in range(count):
+        for line in range(lines):
+            prefetch(rows, near[lane, i], line * step)
+    return count
+
+
+@jit
 def _begin(
     number: Any, entries: Any, levels: Any, entry: Any, state: Any, visited: Any, epochs: Any, near: Any, lane: Any
 ) -> Any:
@@ -336,6 +380,7 @@ def walk(
     ef: Any,
     allowed: Any,
     which: Any,
+    across: Any,
     least: Any,
     entries: Any,
     max_steps: Any,
@@ -416,6 +461,9 @@ def walk(
                 level = state[lane, LEVEL]
                 if level > 0:
                     count = _gather(upper, start[node] + level - 1, visited, epochs, near, rows, lane)
+                elif across[number] > 0:
+                    passes = allowed[which[number]]
+                    count = _gather_across(level0, node, passes, visited, epochs, near, rows, lane, across[number])
                 else:
                     count = _gather(level0, node, visited, epochs, near, rows, lane)
                 state[lane, PENDING] = count
