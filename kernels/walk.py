@@ -12,7 +12,7 @@ import numpy as np
 from numba.extending import overload
 
 from attnbridge.kernels._jit import jit
-from attnbridge.kernels.dot import load, prefetch
+from attnbridge.kernels.dot import chunk_dots, load, prefetch
 
 LOW = 0xFFFFFFFF
 WORST = -(1 << 63)  # below the key of any row
@@ -121,11 +121,8 @@ def _whole_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any
         b = near[lane, i1]
         c = near[lane, i2]
         e = near[lane, i3]
-        s0 = np.int32(0)
-        s1 = np.int32(0)
-        s2 = np.int32(0)
-        s3 = np.int32(0)
-        for j in range(rows.shape[1]):
+        s0, s1, s2, s3, done = chunk_dots(queries, number, rows, a, b, c, e)
+        for j in range(done, rows.shape[1]):
             x = np.int32(queries[number, j])
             s0 = np.int32(s0 + np.int32(x * np.int32(rows[a, j])))
             s1 = np.int32(s1 + np.int32(x * np.int32(rows[b, j])))
@@ -183,6 +180,7 @@ BOUND = 8  # a key must be above this to count
 FIELDS = 9
 
 LINKS_A_LINE = 16  # of 64 bytes
+ROW_LINES = 6  # of a row, asked for before it is read: more would drive each other out of the cache
 
 
 @jit
@@ -195,8 +193,18 @@ def _forget(visited: Any, epochs: Any, lane: Any) -> Any:
 
 
 @jit
-def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, rows: Any, lane: Any) -> Any:
-    """Note which rows of a list of links are new, ask for them into the cache, and return how many they are."""
+def _ask(rows: Any, near: Any, lane: Any, count: Any) -> Any:
+    """Ask for the first of `count` rows into the cache; once it is being read the processor sees what comes next."""
+    step = max(1, 64 // rows.itemsize)
+    lines = min((rows.shape[1] + step - 1) // step, ROW_LINES)
+    for i in range(count):
+        for line in range(lines):
+            prefetch(rows, near[lane, i], line * step)
+
+
+@jit
+def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, lane: Any) -> Any:
+    """Note which rows of a list of links are new, and return how many they are."""
     epoch = epochs[lane]
     count = 0
     j = 0
@@ -207,55 +215,50 @@ def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, rows:
         count += visited[lane, row] != epoch
         visited[lane, row] = epoch
         j += 1
-    step = max(1, 64 // rows.itemsize)
-    lines = (rows.shape[1] + step - 1) // step
-    for i in range(count):
-        for line in range(lines):
-            prefetch(rows, near[lane, i], line * step)
     return count
 
 
 @jit
-def _gather_across(level0: Any, place: Any, passes: Any, visited: Any, epochs: Any, near: Any, rows: Any, lane: Any, cap: Any) -> Any:
-    """Note which rows that pass a filter are new, ask for them into the cache, and return how many they are.
+def _gather_across(
+    level0: Any, node: Any, allowed: Any, which: Any, visited: Any, epochs: Any, near: Any, lane: Any
+) -> Any:
+    """Note which rows that pass a filter are new, among a row's links and behind those that do not pass.
 
-    Through a neighbour that does not pass, the rows behind it are reached (ACORN-1, Patel et al. 2024).
+    ACORN-1 of Patel et al. 2024: a row that does not pass is never scored, its own links stand for it. Of the rows
+    behind, as many lists are read as it takes to have two lists full; without an end, where many pass, what a step
+    costs would grow more than what it finds.
     """
     epoch = epochs[lane]
     width = level0.shape[1]
-    count = 0
+    end = near.shape[1]  # those that do not pass wait at the end of the list
     behind = 0
+    count = 0
     j = 0
-    while j < width and level0[place, j] >= 0:
-        row = level0[place, j]
+    while j < width and level0[node, j] >= 0:
+        row = level0[node, j]
         if visited[lane, row] != epoch:
             visited[lane, row] = epoch
-            if passes[row]:
+            if allowed[which, row]:
                 near[lane, count] = row
                 count += 1
             else:
                 behind += 1
-                near[lane, near.shape[1] - behind] = row
-                for line in range(0, width, LINKS_A_LINE):
-                    prefetch(level0, row, line)
+                near[lane, end - behind] = row
+                for line in range((width + LINKS_A_LINE - 1) // LINKS_A_LINE):
+                    prefetch(level0, row, line * LINKS_A_LINE)
         j += 1
-    for b in range(1, behind + 1):
-        place = near[lane, near.shape[1] - b]
+    i = 1
+    while i <= behind and count < 2 * width:
+        place = near[lane, end - i]
         j = 0
         while j < width and level0[place, j] >= 0:
             row = level0[place, j]
-            near[lane, count] = row
-            fresh = (visited[lane, row] != epoch) & (passes[row] != 0)
-            count += fresh
-            if fresh:
+            if allowed[which, row] and visited[lane, row] != epoch:
                 visited[lane, row] = epoch
+                near[lane, count] = row
+                count += 1
             j += 1
-        if count >= cap: break
-    step = max(1, 64 // rows.itemsize)
-    lines = (rows.shape[1] + step - 1) // step
-    for i in range(count):
-        for line in range(lines):
-            prefetch(rows, near[lane, i], line * step)
+        i += 1
     return count
 
 
@@ -410,6 +413,8 @@ def walk(
         Filters: other rows are walked through but not returned.
     which : (b,) int64
         The row of `allowed` that holds for a query, -1 for none.
+    across : (b,) bool
+        Whether a query with a filter does not even score other rows of layer 0, and goes on to the links behind them.
     least : (b,) float64
         All rows met with at least this score are results, beyond ef as well, as far as work.found is wide; inf for
         the ef best only.
@@ -419,7 +424,8 @@ def walk(
         Rows of layer 0 that a query may leave by their links.
     work : NamedTuple
         What the walk writes on, l lanes wide: visited (l, n) uint8, epochs (l,) uint8, both zero at first and then
-        left alone; state (l, FIELDS) int64; near (l, w) int32 and scores (l, w) float32, w >= 2M, M and e;
+        left alone; state (l, FIELDS) int64; near (l, w) int32 and scores (l, w) float32, w >= 2M, M and e, and
+        8M where a walk goes across;
         front (l, n) and found (l, at least ef) int64.
     ids : (b, k) int64, filled with row numbers, best first, ties by the smaller, then -1
     scores : (b, k) float32
@@ -460,12 +466,12 @@ def walk(
             if node >= 0:  # first turn: which rows are next
                 level = state[lane, LEVEL]
                 if level > 0:
-                    count = _gather(upper, start[node] + level - 1, visited, epochs, near, rows, lane)
-                elif across[number] > 0:
-                    passes = allowed[which[number]]
-                    count = _gather_across(level0, node, passes, visited, epochs, near, rows, lane, across[number])
+                    count = _gather(upper, start[node] + level - 1, visited, epochs, near, lane)
+                elif across[number]:
+                    count = _gather_across(level0, node, allowed, which[number], visited, epochs, near, lane)
                 else:
-                    count = _gather(level0, node, visited, epochs, near, rows, lane)
+                    count = _gather(level0, node, visited, epochs, near, lane)
+                _ask(rows, near, lane, count)
                 state[lane, PENDING] = count
                 state[lane, NODE] = -1
                 continue

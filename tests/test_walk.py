@@ -131,9 +131,10 @@ def test_walk_equals_its_reference(kind, terms, data, seed):
     steps = data.draw(st.sampled_from([FOREVER, 0, 3]))
     factor = 2.0 ** rng.integers(-2, 2, b) if terms != "plain" else None
     args = queries, factor, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias, adjacency.links, ef
-    args = *args, allowed, which, least.astype(np.float64), entries, steps
+    across = (which >= 0) & (rng.random(b) < 0.5)
+    args = *args, allowed, which, across, least.astype(np.float64), entries, steps
     got, want = outputs(b, k), outputs(b, k)
-    work = walk_work(n, max(adjacency.width, e), most, lanes=data.draw(st.integers(1, 3)))
+    work = walk_work(n, max(4 * adjacency.width, e), most, lanes=data.draw(st.integers(1, 3)))
     kernels.walk(*args, work, *got)
     reference.walk(*args, most, *want)
     for mine, truth, name in zip(got, want, ("ids", "scores", "counts", "steps"), strict=True):
@@ -147,7 +148,14 @@ def test_a_lane_forgets_after_255_epochs():
     adjacency = graph(rng, 9)
     queries, work = np.repeat(rows, 70, axis=0), walk_work(9, adjacency.width, 9, lanes=1)
     b = len(queries)
-    nothing = np.empty((0, 1), np.bool_), np.full(b, -1), np.full(b, np.inf), np.empty((b, 0), np.int32), FOREVER
+    nothing = (
+        np.empty((0, 1), np.bool_),
+        np.full(b, -1),
+        np.zeros(b, np.bool_),
+        np.full(b, np.inf),
+        np.empty((b, 0), np.int32),
+        FOREVER,
+    )
     got = outputs(b, 5)
     kernels.walk(queries, None, np.zeros(b), rows, None, None, adjacency.links, 5, *nothing, work, *got)
     for i in range(0, b, 70):
