@@ -11,7 +11,7 @@ from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.topk import top_k
-from attnbridge.kernels.walk import list_levels, walk
+from attnbridge.kernels.walk import list_levels, scan, walk
 
 __all__ = [
     "dot",
@@ -22,6 +22,7 @@ __all__ = [
     "maxsim",
     "rerank",
     "row_squares",
+    "scan",
     "softmax",
     "top_k",
     "true_rows",

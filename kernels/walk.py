@@ -183,6 +183,9 @@ LINKS_A_LINE = 16  # of 64 bytes
 ROW_LINES = 6  # of a row, asked for before it is read: more would drive each other out of the cache
 
 
+SCANNED = 256  # rows that every query passes over while they are in the second-level cache
+
+
 @jit
 def _forget(visited: Any, epochs: Any, lane: Any) -> Any:
     """Begin a new epoch, in which no row has been visited."""
@@ -354,9 +357,8 @@ def _advance(max_steps: Any, level0: Any, state: Any, front: Any, lane: Any) -> 
 
 
 @jit
-def _report(state: Any, found: Any, lane: Any, number: Any, ids: Any, scores: Any) -> Any:
+def _report(full: Any, found: Any, lane: Any, number: Any, ids: Any, scores: Any) -> Any:
     """Write a lane's results, best first; return how many."""
-    full = state[lane, FOUND]
     while full > ids.shape[1]:
         full -= 1
         sink(found, lane, full, found[lane, full])
@@ -491,10 +493,66 @@ def walk(
             bound = key_of(least[number], LOW)
             _collect(allowed, which[number], ef, bound, state, near, near_scores, front, found, lane)
             if not _advance(max_steps, level0, state, front, lane):
-                counts[number] = _report(state, found, lane, number, ids, scores)
+                counts[number] = _report(state[lane, FOUND], found, lane, number, ids, scores)
                 steps[number] = state[lane, STEPS]
                 state[lane, QUERY] = -1
                 ended += 1
+
+
+@jit
+def scan(
+    queries: Any,
+    query_scale: Any,
+    query_bias: Any,
+    rows: Any,
+    row_scale: Any,
+    row_bias: Any,
+    among: Any,
+    found: Any,
+    ids: Any,
+    scores: Any,
+    counts: Any,
+) -> Any:
+    """Find each query's best rows among those given by reading them all; what they score is to the bit the walk's.
+
+    Parameters
+    ----------
+    queries, query_scale, query_bias, rows, row_scale, row_bias
+        As `walk` takes them.
+    among : (m,) int64, each row once
+    found : (b, k) int64, to write on
+    ids : (b, k) int64, filled with row numbers, best first, ties by the smaller, then -1
+    scores : (b, k) float32
+    counts : (b,) int64, how many were found, at most k
+    """
+    near = np.empty((1, SCANNED), np.int32)
+    near_scores = np.empty((1, SCANNED), np.float32)
+    counts[:] = 0
+    k = found.shape[1]
+    for begin in range(0, among.shape[0], SCANNED):
+        count = min(SCANNED, among.shape[0] - begin)
+        for i in range(count):
+            near[0, i] = among[begin + i]
+        _ask(rows, near, 0, count)
+        for b in range(queries.shape[0]):
+            products(queries, b, rows, near, near_scores, 0, count)
+            factor = 1.0 if query_scale is None else query_scale[b]
+            add_terms(factor, query_bias[b], row_scale, row_bias, near, near_scores, 0, count)
+            full = counts[b]
+            bound = -np.inf if full < k else score_of(~found[b, 0])
+            for i in range(count):
+                if near_scores[0, i] >= bound:
+                    key = key_of(near_scores[0, i], near[0, i])
+                    if full < k:
+                        push(found, b, full, ~key)
+                        full += 1
+                    elif key > ~found[b, 0]:
+                        sink(found, b, full, ~key)
+                    if full == k:
+                        bound = score_of(~found[b, 0])
+            counts[b] = full
+    for b in range(queries.shape[0]):
+        _report(counts[b], found, b, b, ids, scores)
 
 
 @jit

@@ -251,6 +251,29 @@ def walk(
         scores[b, : counts[b]] = worth[found[: counts[b]]]
 
 
+def scan(
+    queries: Array,
+    query_scale: Array | None,
+    query_bias: Array,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    among: Array,
+    ids: Array,
+    scores: Array,
+    counts: Array,
+) -> None:
+    """Fill ids, scores and counts with each query's best rows of those given."""
+    ids[:], scores[:], counts[:] = -1, -np.inf, min(ids.shape[1], len(among))
+    for b, query in enumerate(queries):
+        factor = 1.0 if query_scale is None else query_scale[b]
+        bias = query_bias[b] if row_bias is not None else 0.0
+        worth = np.empty(len(among))
+        dot(query.astype(np.float64) * factor, bias, rows, row_scale, row_bias, among, 1.0, worth)
+        best = np.lexsort((among, -worth))[: counts[b]]
+        ids[b, : counts[b]], scores[b, : counts[b]] = among[best], worth[best]
+
+
 def _across(level0: Array, around: list[int], allowed: Array, seen: set[int]) -> list[int]:
     """Return the rows around that pass, and those new ones behind the others, list by list until two are full."""
     fresh = [row for row in around if allowed[row]]

@@ -141,6 +141,37 @@ def test_walk_equals_its_reference(kind, terms, data, seed):
         assert mine.tolist() == truth.tolist(), name
 
 
+@pytest.mark.parametrize("kind", ["float32", "int8 x int8"])
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=EXAMPLES)
+def test_scan_equals_its_reference(kind, data, seed):
+    """Whole numbers: scores are exact, and ties are many; chunks of int8 and what is left of them."""
+    rng = np.random.default_rng(seed)
+    n, d, b = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 70)), data.draw(st.integers(1, 4))
+    k, whole, terms = data.draw(st.integers(1, 12)), kind != "float32", data.draw(st.booleans())
+    rows = rng.integers(-3, 4, (n, d)).astype(np.int8 if whole else np.float32)
+    queries = rng.integers(-3, 4, (b, d)).astype(rows.dtype)
+    factor = 2.0 ** rng.integers(-2, 2, b) if terms else None
+    scale, bias = (2.0 ** rng.integers(-2, 2, n), rng.integers(-8, 8, n).astype(np.float64)) if terms else (None, None)
+    args = queries, factor, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias
+    among = rng.permutation(n)[: data.draw(st.integers(0, n))]
+    got, want = outputs(b, k)[:3], outputs(b, k)[:3]
+    kernels.scan(*args, among, np.empty((b, k), np.int64), *got)
+    reference.scan(*args, among, *want)
+    for mine, truth in zip(got, want, strict=True):
+        assert mine.tolist() == truth.tolist()
+
+
+def test_whole_products_of_the_largest_numbers_are_exact():
+    rng = np.random.default_rng(0)
+    for d in (1, 31, 32, 33, 384, 500):
+        rows = rng.choice(np.array([-128, -127, 127], np.int8), (9, d))
+        got = outputs(2, 9)[:3]
+        kernels.scan(rows[:2], None, np.zeros(2), rows, None, None, np.arange(9), np.empty((2, 9), np.int64), *got)
+        truth = rows[:2].astype(np.int64) @ rows.astype(np.int64).T
+        assert (got[1] == np.take_along_axis(truth, got[0], axis=1)).all()
+
+
 def test_a_lane_forgets_after_255_epochs():
     """A mark of one byte comes round; what it marked must not."""
     rng = np.random.default_rng(0)
