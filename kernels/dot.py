@@ -103,7 +103,7 @@ if not numba.config.DISABLE_JIT:
 
         return count, sums, multiply
 
-    @intrinsic  # type: ignore[no-redef]
+    @intrinsic
     def chunk_dots(typingctx: Any, queries: Any, number: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
         """Return the products of one query with four rows as far as whole chunks go, and where those end."""
 
@@ -136,11 +136,11 @@ if not numba.config.DISABLE_JIT:
             kind = ir.FunctionType(ir.IntType(32), [sums])
             add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.add.v{count // 2}i32")
             out = [builder.call(add, [builder.load(total)]) for total in totals]
-            out.append(builder.mul(chunks, ir.Constant(size, count)))
+            done = builder.mul(chunks, ir.Constant(size, count))
+            out.append(builder.trunc(done, ir.IntType(32)))
             return context.make_tuple(builder, signature.return_type, out)
 
-        result = types.Tuple([types.int32] * 4 + [types.intp])
-        return result(queries, number, rows, a, b, c, e), codegen
+        return types.UniTuple(types.int32, 5)(queries, number, rows, a, b, c, e), codegen
 
 
 @jit
