@@ -140,7 +140,7 @@ if not numba.config.DISABLE_JIT:
             out.append(builder.trunc(done, ir.IntType(32)))
             return context.make_tuple(builder, signature.return_type, out)
 
-        return types.UniTuple(types.int32, 5)(queries, number, rows, a, b, c, e), codegen
+        return numba.types.containers.UniTuple(types.int32, 5)(queries, number, rows, a, b, c, e), codegen
 
 
 @jit
