@@ -30,7 +30,7 @@ def load(value: Any) -> Any:
 
 
 def prefetch(rows: Any, row: Any, column: Any) -> Any:
-    """Ask for the cache line of rows[row, column]; without the compiler, do nothing."""
+    """Ask for the cache line of rows[row, column], or rows[row]; without the compiler, do nothing."""
 
 
 def chunk_dots(queries: Any, number: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
@@ -61,7 +61,7 @@ if not numba.config.DISABLE_JIT:
 
     @intrinsic
     def prefetch(typingctx: Any, rows: Any, row: Any, column: Any) -> Any:
-        """Ask for the cache line of rows[row, column]."""
+        """Ask for the cache line of rows[row, column], or rows[row]."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array_type, row_type, column_type = signature.args
@@ -69,7 +69,7 @@ if not numba.config.DISABLE_JIT:
             index = [
                 context.cast(builder, args[1], row_type, types.intp),
                 context.cast(builder, args[2], column_type, types.intp),
-            ]
+            ][: array_type.ndim]
             pointer = cgutils.get_item_pointer(
                 context, builder, array_type, array, index, wraparound=False, boundscheck=False
             )

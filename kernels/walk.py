@@ -196,13 +196,17 @@ def _forget(visited: Any, epochs: Any, lane: Any) -> Any:
 
 
 @jit
-def _ask(rows: Any, near: Any, lane: Any, count: Any) -> Any:
+def _ask(rows: Any, row_scale: Any, row_bias: Any, near: Any, lane: Any, count: Any) -> Any:
     """Ask for the first of `count` rows into the cache; once it is being read the processor sees what comes next."""
     step = max(1, 64 // rows.itemsize)
     lines = min((rows.shape[1] + step - 1) // step, ROW_LINES)
     for i in range(count):
         for line in range(lines):
             prefetch(rows, near[lane, i], line * step)
+        if row_scale is not None:
+            prefetch(row_scale, near[lane, i], 0)
+        if row_bias is not None:
+            prefetch(row_bias, near[lane, i], 0)
 
 
 @jit
@@ -473,7 +477,7 @@ def walk(
                     count = _gather_across(level0, node, allowed, which[number], visited, epochs, near, lane)
                 else:
                     count = _gather(level0, node, visited, epochs, near, lane)
-                _ask(rows, near, lane, count)
+                _ask(rows, row_scale, row_bias, near, lane, count)
                 state[lane, PENDING] = count
                 state[lane, NODE] = -1
                 continue
@@ -533,7 +537,7 @@ def scan(
         count = min(SCANNED, among.shape[0] - begin)
         for i in range(count):
             near[0, i] = among[begin + i]
-        _ask(rows, near, 0, count)
+        _ask(rows, row_scale, row_bias, near, 0, count)
         for b in range(queries.shape[0]):
             products(queries, b, rows, near, near_scores, 0, count)
             factor = 1.0 if query_scale is None else query_scale[b]
