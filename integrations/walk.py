@@ -20,7 +20,7 @@ LANES = 4
 # a walk meets, with what waiting for memory adds to each byte; how many rows a walk scores for each of its ef
 # where all pass, and how many when it goes across, where it takes about twice the ef to find as much.
 _SCANNED, _MET, _WAITING = 128, 3_000, 2.2
-_ROWS_AN_EF, _ROWS_AN_EF_ACROSS = 18, 90
+_ROWS_AN_EF, _ROWS_AN_EF_ACROSS = 18, 150
 
 # Of the rows two links away so many must pass, or what passes falls apart for a walk across the rest.
 _PASSING_AROUND = 100
