@@ -15,7 +15,7 @@ from attnbridge.validation import kernel_ready
 # Queries that take turns on one thread: while the rows of one come from memory, the others work.
 LANES = 4
 
-# What filtered search costs, in bytes read one after the other (WordNet and Cranfield rows, float32 and int8, M = 16;
+# What filtered search costs, in bytes read one after the other (fitted by hand to WordNet rows, 81k x 384, M = 16;
 # `tests/benchmarks/bench_walk.py --filters` measures it anew): a row that is scanned, beside its own bytes; a row that
 # a walk meets, with what waiting for memory adds to each byte; how many rows a walk scores for each of its ef
 # where all pass, and how many when it goes across, where it takes about twice the ef to find as much.

@@ -180,7 +180,7 @@ BOUND = 8  # a key must be above this to count
 FIELDS = 9
 
 LINKS_A_LINE = 16  # of 64 bytes
-ROW_LINES = 6  # of a row, asked for before it is read: more would drive each other out of the cache
+ROW_LINES = 6  # of a row, asked for before it is read: all 24 of 384 float32 made a walk slower
 
 
 SCANNED = 256  # rows that every query passes over while they are in the second-level cache
