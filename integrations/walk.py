@@ -1,6 +1,6 @@
 """Search an adjacency under the logit of the rows: what `kernels.walk` needs around it."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,19 @@ from attnbridge.validation import kernel_ready
 
 # Queries that take turns on one thread: while the rows of one come from memory, the others work.
 LANES = 4
+
+# What filtered search costs, in bytes read one after the other (fitted by hand to WordNet rows, 81k x 384, M = 16;
+# `tests/benchmarks/bench_walk.py --filters` measures it anew): a row that is scanned, beside its own bytes; a row that
+# a walk meets, with what waiting for memory adds to each byte; how many rows a walk scores for each of its ef
+# where all pass, and how many when it goes across, where it takes about twice the ef to find as much.
+_SCANNED, _MET, _WAITING = 128, 3_000, 2.2
+_ROWS_AN_EF, _ROWS_AN_EF_ACROSS = 18, 150
+
+# Of the rows two links away so many must pass, or what passes falls apart for a walk across the rest.
+_PASSING_AROUND = 100
+
+# Rows that pass which a walk across begins at.
+_SEEDS = 32
 
 # No limit.
 _FOREVER = 2**62
@@ -68,6 +81,113 @@ class Walked(NamedTuple):
     steps: npt.NDArray[np.int64]  # (b,), more than max_steps where that ended the walk
 
 
+def filtered_route(
+    passing: int, rows: int, ef: int, *, width: int, row_bytes: int
+) -> Literal["walk", "across", "scan"]:
+    """Return the cheapest way to the best of the rows that pass a filter.
+
+    Parameters
+    ----------
+    passing : int
+        How many rows pass.
+    rows : int
+        How many there are.
+    ef : int
+        The breadth at which a walk without a filter finds enough.
+    width : int
+        Links of a row in layer 0, 2M.
+    row_bytes : int
+        Of one row as the walk reads it.
+
+    Returns
+    -------
+    {"walk", "across", "scan"}
+        Plain `Walk.query` with the filter; the same with `across`, twice the ef and `seeds` as entries; `scan`.
+        Whichever walk finds fewer than were asked for, a scan must follow.
+    """
+    if not passing:
+        return "scan"
+    share, met = passing / rows, _MET + _WAITING * row_bytes
+    costs: dict[Literal["walk", "across", "scan"], float] = {
+        "scan": passing * (_SCANNED + row_bytes),
+        "walk": min(_ROWS_AN_EF * ef / share, rows) * met,
+    }
+    if share * width**2 >= _PASSING_AROUND:
+        costs["across"] = min(_ROWS_AN_EF_ACROSS * ef, passing) * met
+    return min(costs, key=lambda route: costs[route])
+
+
+def seeds(among: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Return entries for a walk across: some of the rows that pass, so that it need not come upon them by itself.
+
+    Parameters
+    ----------
+    among : (m,) int64
+        The rows that pass.
+    count : int
+        How many queries there are.
+
+    Returns
+    -------
+    (count, e) int64
+    """
+    taken = min(_SEEDS, len(among))
+    return np.tile(among[np.arange(taken) * len(among) // max(taken, 1)], (count, 1))
+
+
+def scan(
+    keys: Keys,
+    queries: npt.NDArray[Any],
+    bias: npt.NDArray[np.float64],
+    n: int,
+    among: npt.NDArray[np.int64],
+    *,
+    query_scale: npt.NDArray[np.float64] | None = None,
+) -> Walked:
+    """Return up to n of the given rows for each query by reading them all, scored as a walk scores them.
+
+    Parameters
+    ----------
+    keys, queries, bias, n, query_scale
+        As `Walk.query` takes them.
+    among : (m,) int64
+        Each row once.
+
+    Returns
+    -------
+    Walked
+    """
+    count = len(queries)
+    out = _nothing(count, n)
+    if count and n and len(among):
+        kernels.scan(
+            kernel_ready(queries),
+            query_scale,
+            bias,
+            *_ready(keys),
+            kernel_ready(among),
+            np.empty((count, n), np.int64),
+            out.ids,
+            out.scores,
+            out.counts,
+        )
+    return out
+
+
+def _nothing(count: int, n: int) -> Walked:
+    return Walked(
+        np.full((count, n), -1, np.int64),
+        np.full((count, n), -np.inf, np.float32),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
+    )
+
+
+def _ready(keys: Keys) -> tuple[Any, Any, Any]:
+    data, scale, bias = (None if part is None else kernel_ready(part) for part in keys)
+    return data, scale, bias
+
+
 class Walk:
     """A graph to walk by rows that are given with each query; threads may share it.
 
@@ -91,6 +211,7 @@ class Walk:
         query_scale: npt.NDArray[np.float64] | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
         which: npt.NDArray[np.int64] | None = None,
+        across: npt.NDArray[np.bool_] | None = None,
         least: npt.NDArray[np.float64] | None = None,
         most: int = 0,
         entries: npt.NDArray[Any] | None = None,
@@ -108,10 +229,15 @@ class Walk:
         n : int
         ef : int
             Breadth of the walk, at least n.
+        query_scale : (b,) float64, optional
+            What each query's products are multiplied by, beside the rows' own scale: the step of an int8 query.
         allowed : (f, at least the adjacency's rows) bool, optional
             Filters; others than the rows they allow are walked through but not returned.
         which : (b,) int64, optional
             The filter of each query, -1 for none; by default the first for all.
+        across : (b,) bool, optional
+            Which queries with a filter do not even score the rows that do not pass, and follow their links at once:
+            faster where few pass (`filtered_route`).
         least : (b,) float64, optional
             All rows met with at least this score are found, beyond ef as well, up to `most`.
         most : int, default 0
@@ -136,12 +262,7 @@ class Walk:
             )
         count, links = len(queries), self.adjacency.links
         n = max(n, most)
-        out = Walked(
-            np.full((count, n), -1, np.int64),
-            np.full((count, n), -np.inf, np.float32),
-            np.zeros(count, np.int64),
-            np.zeros(count, np.int64),
-        )
+        out = _nothing(count, n)
         if not count or not n or links.entry < 0:
             return out
         rows = len(self.adjacency)
@@ -154,17 +275,19 @@ class Walk:
         if entries is not None:
             begin = np.where(entries < rows, entries, -1).astype(np.int32)
         width = max(self.adjacency.width, begin.shape[1])
+        if across is not None:
+            width = max(width, 4 * self.adjacency.width)
         work = self._take(width, max(ef, min(most, rows)), min(LANES, count))
         kernels.walk(
             kernel_ready(queries),
+            query_scale,
             bias,
-            kernel_ready(keys.data),
-            None if keys.scale is None else kernel_ready(keys.scale),
-            None if keys.bias is None else kernel_ready(keys.bias),
+            *_ready(keys),
             links,
             ef,
             kernel_ready(allowed),
             which,
+            np.zeros(count, np.bool_) if across is None else across & (which >= 0),
             np.full(count, np.inf) if least is None else least,
             begin,
             _FOREVER if max_steps is None else max_steps,

@@ -12,7 +12,7 @@ from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.topk import top_k
-from attnbridge.kernels.walk import list_levels, walk
+from attnbridge.kernels.walk import list_levels, scan, walk
 
 __all__ = [
     "dot",
@@ -24,6 +24,7 @@ __all__ = [
     "project",
     "rerank",
     "row_squares",
+    "scan",
     "softmax",
     "to_int8",
     "top_k",

@@ -30,7 +30,16 @@ def load(value: Any) -> Any:
 
 
 def prefetch(rows: Any, row: Any, column: Any) -> Any:
-    """Ask for the cache line of rows[row, column]; without the compiler, do nothing."""
+    """Ask for the cache line of rows[row, column], or rows[row]; without the compiler, do nothing."""
+
+
+def chunk_dots(queries: Any, number: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
+    """Return queries[number] . rows[i] over whole chunks of int8 columns, i in (a, b, c, e), and where those end.
+
+    What LLVM makes of the plain loop multiplies in 32 bits; processors have an instruction that multiplies in 16 and
+    adds pairs: 1.5 times as fast at 384 columns. Without the compiler, there are no chunks.
+    """
+    return 0, 0, 0, 0, 0
 
 
 if not numba.config.DISABLE_JIT:
@@ -52,7 +61,7 @@ if not numba.config.DISABLE_JIT:
 
     @intrinsic
     def prefetch(typingctx: Any, rows: Any, row: Any, column: Any) -> Any:
-        """Ask for the cache line of rows[row, column]."""
+        """Ask for the cache line of rows[row, column], or rows[row]."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array_type, row_type, column_type = signature.args
@@ -60,7 +69,7 @@ if not numba.config.DISABLE_JIT:
             index = [
                 context.cast(builder, args[1], row_type, types.intp),
                 context.cast(builder, args[2], column_type, types.intp),
-            ]
+            ][: array_type.ndim]
             pointer = cgutils.get_item_pointer(
                 context, builder, array_type, array, index, wraparound=False, boundscheck=False
             )
@@ -72,6 +81,66 @@ if not numba.config.DISABLE_JIT:
             return context.get_dummy_value()
 
         return types.void(rows, row, column), codegen
+
+    def _pairs(context: Any, builder: Any) -> tuple[int, Any, Any]:
+        """Return how many int8 are multiplied at a time, the type of their sums, and what multiplies and adds them."""
+        features = context.codegen().magic_tuple()[2]  # part of the key of Numba's cache, too
+        wide = "+avx512bw" in features
+        count = 32 if wide or "+avx2" not in features else 16
+        words = ir.VectorType(ir.IntType(16), count)
+        sums = ir.VectorType(ir.IntType(32), count // 2)
+        if wide or count == 16:
+            name = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
+            kind = ir.FunctionType(sums, [words, words])
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return count, sums, lambda x, y: builder.call(function, [x, y])
+        lanes = ir.VectorType(ir.IntType(32), count)
+        halves = [ir.Constant(sums, list(range(start, count, 2))) for start in (0, 1)]
+
+        def multiply(x: Any, y: Any) -> Any:
+            product = builder.mul(builder.sext(x, lanes), builder.sext(y, lanes))
+            return builder.add(*(builder.shuffle_vector(product, product, half) for half in halves))
+
+        return count, sums, multiply
+
+    @intrinsic
+    def chunk_dots(typingctx: Any, queries: Any, number: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
+        """Return the products of one query with four rows as far as whole chunks go, and where those end."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            count, sums, multiply = _pairs(context, builder)
+            chunk, words = (ir.VectorType(ir.IntType(bits), count) for bits in (8, 16))
+            size = context.get_value_type(types.intp)
+
+            def begin(which: int, place: int) -> Any:
+                array = context.make_array(signature.args[which])(context, builder, args[which])
+                row = context.cast(builder, args[place], signature.args[place], types.intp)
+                at = [row, ir.Constant(size, 0)]
+                return cgutils.get_item_pointer(
+                    context, builder, signature.args[which], array, at, wraparound=False, boundscheck=False
+                )
+
+            def part(pointer: Any, at: Any) -> Any:
+                there = builder.bitcast(builder.gep(pointer, [at]), chunk.as_pointer())
+                return builder.sext(builder.load(there, align=1), words)
+
+            query, four = begin(0, 1), [begin(2, place) for place in (3, 4, 5, 6)]
+            totals = [cgutils.alloca_once_value(builder, ir.Constant(sums, None)) for _ in four]
+            shape = context.make_array(signature.args[2])(context, builder, args[2]).shape
+            chunks = builder.sdiv(builder.extract_value(shape, 1), ir.Constant(size, count))
+            with cgutils.for_range(builder, chunks) as loop:
+                at = builder.mul(loop.index, ir.Constant(size, count))
+                x = part(query, at)
+                for row, total in zip(four, totals, strict=True):
+                    builder.store(builder.add(builder.load(total), multiply(x, part(row, at))), total)
+            kind = ir.FunctionType(ir.IntType(32), [sums])
+            add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.add.v{count // 2}i32")
+            out = [builder.call(add, [builder.load(total)]) for total in totals]
+            done = builder.mul(chunks, ir.Constant(size, count))
+            out.append(builder.trunc(done, ir.IntType(32)))
+            return context.make_tuple(builder, signature.return_type, out)
+
+        return numba.types.containers.UniTuple(types.int32, 5)(queries, number, rows, a, b, c, e), codegen
 
 
 @jit

@@ -12,7 +12,7 @@ import numpy as np
 from numba.extending import overload
 
 from attnbridge.kernels._jit import jit
-from attnbridge.kernels.dot import load, prefetch
+from attnbridge.kernels.dot import chunk_dots, load, prefetch
 
 LOW = 0xFFFFFFFF
 WORST = -(1 << 63)  # below the key of any row
@@ -121,11 +121,8 @@ def _whole_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any
         b = near[lane, i1]
         c = near[lane, i2]
         e = near[lane, i3]
-        s0 = np.int32(0)
-        s1 = np.int32(0)
-        s2 = np.int32(0)
-        s3 = np.int32(0)
-        for j in range(rows.shape[1]):
+        s0, s1, s2, s3, done = chunk_dots(queries, number, rows, a, b, c, e)
+        for j in range(done, rows.shape[1]):
             x = np.int32(queries[number, j])
             s0 = np.int32(s0 + np.int32(x * np.int32(rows[a, j])))
             s1 = np.int32(s1 + np.int32(x * np.int32(rows[b, j])))
@@ -156,11 +153,13 @@ if not numba.config.DISABLE_JIT:
 
 
 @jit
-def add_terms(bias: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
-    """Turn products into scores: row_scale[r] * product + row_bias[r] + bias, r = near[lane, i]."""
+def add_terms(
+    factor: Any, bias: Any, row_scale: Any, row_bias: Any, near: Any, scores: Any, lane: Any, count: Any
+) -> Any:
+    """Turn products into scores: factor * row_scale[r] * product + row_bias[r] + bias, r = near[lane, i]."""
     for i in range(count):
         row = near[lane, i]
-        value = np.float64(scores[lane, i])
+        value = factor * np.float64(scores[lane, i])
         if row_scale is not None:
             value *= row_scale[row]
         if row_bias is not None:
@@ -181,6 +180,10 @@ BOUND = 8  # a key must be above this to count
 FIELDS = 9
 
 LINKS_A_LINE = 16  # of 64 bytes
+ROW_LINES = 6  # of a row, asked for before it is read: all 24 of 384 float32 made a walk slower
+
+
+SCANNED = 256  # rows that every query passes over while they are in the second-level cache
 
 
 @jit
@@ -193,8 +196,22 @@ def _forget(visited: Any, epochs: Any, lane: Any) -> Any:
 
 
 @jit
-def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, rows: Any, lane: Any) -> Any:
-    """Note which rows of a list of links are new, ask for them into the cache, and return how many they are."""
+def _ask(rows: Any, row_scale: Any, row_bias: Any, near: Any, lane: Any, count: Any) -> Any:
+    """Ask for the first of `count` rows into the cache; once it is being read the processor sees what comes next."""
+    step = max(1, 64 // rows.itemsize)
+    lines = min((rows.shape[1] + step - 1) // step, ROW_LINES)
+    for i in range(count):
+        for line in range(lines):
+            prefetch(rows, near[lane, i], line * step)
+        if row_scale is not None:
+            prefetch(row_scale, near[lane, i], 0)
+        if row_bias is not None:
+            prefetch(row_bias, near[lane, i], 0)
+
+
+@jit
+def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, lane: Any) -> Any:
+    """Note which rows of a list of links are new, and return how many they are."""
     epoch = epochs[lane]
     count = 0
     j = 0
@@ -205,11 +222,50 @@ def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, rows:
         count += visited[lane, row] != epoch
         visited[lane, row] = epoch
         j += 1
-    step = max(1, 64 // rows.itemsize)
-    lines = (rows.shape[1] + step - 1) // step
-    for i in range(count):
-        for line in range(lines):
-            prefetch(rows, near[lane, i], line * step)
+    return count
+
+
+@jit
+def _gather_across(
+    level0: Any, node: Any, allowed: Any, which: Any, visited: Any, epochs: Any, near: Any, lane: Any
+) -> Any:
+    """Note which rows that pass a filter are new, among a row's links and behind those that do not pass.
+
+    ACORN-1 of Patel et al. 2024: a row that does not pass is never scored, its own links stand for it. Of the rows
+    behind, as many lists are read as it takes to have two lists full; without an end, where many pass, what a step
+    costs would grow more than what it finds.
+    """
+    epoch = epochs[lane]
+    width = level0.shape[1]
+    end = near.shape[1]  # those that do not pass wait at the end of the list
+    behind = 0
+    count = 0
+    j = 0
+    while j < width and level0[node, j] >= 0:
+        row = level0[node, j]
+        if visited[lane, row] != epoch:
+            visited[lane, row] = epoch
+            if allowed[which, row]:
+                near[lane, count] = row
+                count += 1
+            else:
+                behind += 1
+                near[lane, end - behind] = row
+                for line in range((width + LINKS_A_LINE - 1) // LINKS_A_LINE):
+                    prefetch(level0, row, line * LINKS_A_LINE)
+        j += 1
+    i = 1
+    while i <= behind and count < 2 * width:
+        place = near[lane, end - i]
+        j = 0
+        while j < width and level0[place, j] >= 0:
+            row = level0[place, j]
+            if allowed[which, row] and visited[lane, row] != epoch:
+                visited[lane, row] = epoch
+                near[lane, count] = row
+                count += 1
+            j += 1
+        i += 1
     return count
 
 
@@ -305,9 +361,8 @@ def _advance(max_steps: Any, level0: Any, state: Any, front: Any, lane: Any) -> 
 
 
 @jit
-def _report(state: Any, found: Any, lane: Any, number: Any, ids: Any, scores: Any) -> Any:
+def _report(full: Any, found: Any, lane: Any, number: Any, ids: Any, scores: Any) -> Any:
     """Write a lane's results, best first; return how many."""
-    full = state[lane, FOUND]
     while full > ids.shape[1]:
         full -= 1
         sink(found, lane, full, found[lane, full])
@@ -325,6 +380,7 @@ def _report(state: Any, found: Any, lane: Any, number: Any, ids: Any, scores: An
 @jit
 def walk(
     queries: Any,
+    query_scale: Any,
     query_bias: Any,
     rows: Any,
     row_scale: Any,
@@ -333,6 +389,7 @@ def walk(
     ef: Any,
     allowed: Any,
     which: Any,
+    across: Any,
     least: Any,
     entries: Any,
     max_steps: Any,
@@ -344,11 +401,12 @@ def walk(
 ) -> Any:
     """Find each query's best rows by walking the graph: greedily down its layers, then best first with breadth ef.
 
-    score = row_scale[r] * query . rows[r] + row_bias[r] + query_bias, in float32.
+    score = query_scale * row_scale[r] * query . rows[r] + row_bias[r] + query_bias, in float32.
 
     Parameters
     ----------
     queries : (b, d) float32, or int8 where the rows are
+    query_scale : (b,) float64 or None (1)
     query_bias : (b,) float64
     rows : (n, d) float32, int8 or uint16 (bits of float16)
     row_scale, row_bias : (n,) float64 or None (1 and 0; without row_bias, query_bias is not used)
@@ -361,6 +419,8 @@ def walk(
         Filters: other rows are walked through but not returned.
     which : (b,) int64
         The row of `allowed` that holds for a query, -1 for none.
+    across : (b,) bool
+        Whether a query with a filter does not even score other rows of layer 0, and goes on to the links behind them.
     least : (b,) float64
         All rows met with at least this score are results, beyond ef as well, as far as work.found is wide; inf for
         the ef best only.
@@ -370,7 +430,8 @@ def walk(
         Rows of layer 0 that a query may leave by their links.
     work : NamedTuple
         What the walk writes on, l lanes wide: visited (l, n) uint8, epochs (l,) uint8, both zero at first and then
-        left alone; state (l, FIELDS) int64; near (l, w) int32 and scores (l, w) float32, w >= 2M, M and e;
+        left alone; state (l, FIELDS) int64; near (l, w) int32 and scores (l, w) float32, w >= 2M, M and e, and
+        8M where a walk goes across;
         front (l, n) and found (l, at least ef) int64.
     ids : (b, k) int64, filled with row numbers, best first, ties by the smaller, then -1
     scores : (b, k) float32
@@ -411,16 +472,20 @@ def walk(
             if node >= 0:  # first turn: which rows are next
                 level = state[lane, LEVEL]
                 if level > 0:
-                    count = _gather(upper, start[node] + level - 1, visited, epochs, near, rows, lane)
+                    count = _gather(upper, start[node] + level - 1, visited, epochs, near, lane)
+                elif across[number]:
+                    count = _gather_across(level0, node, allowed, which[number], visited, epochs, near, lane)
                 else:
-                    count = _gather(level0, node, visited, epochs, near, rows, lane)
+                    count = _gather(level0, node, visited, epochs, near, lane)
+                _ask(rows, row_scale, row_bias, near, lane, count)
                 state[lane, PENDING] = count
                 state[lane, NODE] = -1
                 continue
             # second turn: score them, and choose where to go on
             count = state[lane, PENDING]
             products(queries, number, rows, near, near_scores, lane, count)
-            add_terms(query_bias[number], row_scale, row_bias, near, near_scores, lane, count)
+            factor = 1.0 if query_scale is None else query_scale[number]
+            add_terms(factor, query_bias[number], row_scale, row_bias, near, near_scores, lane, count)
             if state[lane, LEVEL] > 0:
                 if not _descend(state, near, near_scores, lane):
                     continue
@@ -432,10 +497,66 @@ def walk(
             bound = key_of(least[number], LOW)
             _collect(allowed, which[number], ef, bound, state, near, near_scores, front, found, lane)
             if not _advance(max_steps, level0, state, front, lane):
-                counts[number] = _report(state, found, lane, number, ids, scores)
+                counts[number] = _report(state[lane, FOUND], found, lane, number, ids, scores)
                 steps[number] = state[lane, STEPS]
                 state[lane, QUERY] = -1
                 ended += 1
+
+
+@jit
+def scan(
+    queries: Any,
+    query_scale: Any,
+    query_bias: Any,
+    rows: Any,
+    row_scale: Any,
+    row_bias: Any,
+    among: Any,
+    found: Any,
+    ids: Any,
+    scores: Any,
+    counts: Any,
+) -> Any:
+    """Find each query's best rows among those given by reading them all; what they score is to the bit the walk's.
+
+    Parameters
+    ----------
+    queries, query_scale, query_bias, rows, row_scale, row_bias
+        As `walk` takes them.
+    among : (m,) int64, each row once
+    found : (b, k) int64, to write on
+    ids : (b, k) int64, filled with row numbers, best first, ties by the smaller, then -1
+    scores : (b, k) float32
+    counts : (b,) int64, how many were found, at most k
+    """
+    near = np.empty((1, SCANNED), np.int32)
+    near_scores = np.empty((1, SCANNED), np.float32)
+    counts[:] = 0
+    k = found.shape[1]
+    for begin in range(0, among.shape[0], SCANNED):
+        count = min(SCANNED, among.shape[0] - begin)
+        for i in range(count):
+            near[0, i] = among[begin + i]
+        _ask(rows, row_scale, row_bias, near, 0, count)
+        for b in range(queries.shape[0]):
+            products(queries, b, rows, near, near_scores, 0, count)
+            factor = 1.0 if query_scale is None else query_scale[b]
+            add_terms(factor, query_bias[b], row_scale, row_bias, near, near_scores, 0, count)
+            full = counts[b]
+            bound = -np.inf if full < k else score_of(~found[b, 0])
+            for i in range(count):
+                if near_scores[0, i] >= bound:
+                    key = key_of(near_scores[0, i], near[0, i])
+                    if full < k:
+                        push(found, b, full, ~key)
+                        full += 1
+                    elif key > ~found[b, 0]:
+                        sink(found, b, full, ~key)
+                    if full == k:
+                        bound = score_of(~found[b, 0])
+            counts[b] = full
+    for b in range(queries.shape[0]):
+        _report(counts[b], found, b, b, ids, scores)
 
 
 @jit

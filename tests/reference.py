@@ -188,6 +188,7 @@ def to_int8(rows: Array, codes: Array, steps: Array) -> None:
 
 def walk(
     queries: Array,
+    query_scale: Array | None,
     query_bias: Array,
     rows: Array,
     row_scale: Array | None,
@@ -196,6 +197,7 @@ def walk(
     ef: int,
     allowed: Array,
     which: Array,
+    across: Array,
     least: Array,
     entries: Array,
     max_steps: int,
@@ -210,7 +212,7 @@ def walk(
     for b, query in enumerate(queries):
         worth = np.empty(len(rows))
         dot(
-            query.astype(np.float64),
+            query.astype(np.float64) * (1.0 if query_scale is None else query_scale[b]),
             query_bias[b] if row_bias is not None else 0.0,
             *(rows, row_scale, row_bias),
             None,
@@ -255,9 +257,45 @@ def walk(
             around = dict.fromkeys(links.level0[here].tolist())  # a damaged list may name a row twice
             fresh = [row for row in around if row >= 0 and row not in seen]
             seen.update(fresh)
+            if across[b]:
+                fresh = _across(links.level0, fresh, allowed[which[b]], seen)
         counts[b], steps[b] = min(len(found), ids.shape[1]), left
         ids[b, : counts[b]] = found[: counts[b]]
         scores[b, : counts[b]] = worth[found[: counts[b]]]
+
+
+def scan(
+    queries: Array,
+    query_scale: Array | None,
+    query_bias: Array,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    among: Array,
+    ids: Array,
+    scores: Array,
+    counts: Array,
+) -> None:
+    """Fill ids, scores and counts with each query's best rows of those given."""
+    ids[:], scores[:], counts[:] = -1, -np.inf, min(ids.shape[1], len(among))
+    for b, query in enumerate(queries):
+        factor = 1.0 if query_scale is None else query_scale[b]
+        bias = query_bias[b] if row_bias is not None else 0.0
+        worth = np.empty(len(among))
+        dot(query.astype(np.float64) * factor, bias, rows, row_scale, row_bias, among, 1.0, worth)
+        best = np.lexsort((among, -worth))[: counts[b]]
+        ids[b, : counts[b]], scores[b, : counts[b]] = among[best], worth[best]
+
+
+def _across(level0: Array, around: list[int], allowed: Array, seen: set[int]) -> list[int]:
+    """Return the rows around that pass, and those new ones behind the others, list by list until two are full."""
+    fresh = [row for row in around if allowed[row]]
+    for other in around:
+        if not allowed[other] and len(fresh) < 2 * level0.shape[1]:
+            behind = dict.fromkeys(level0[other].tolist())
+            fresh += [row for row in behind if row >= 0 and allowed[row] and row not in seen]
+            seen.update(fresh)
+    return fresh
 
 
 def _bar(worth: Array, found: list[int], ef: int, least: float, most: int) -> tuple[float, int] | None:

@@ -18,7 +18,7 @@ import attnbridge as ab
 from attnbridge import kernels
 from attnbridge.integrations import walk as walk_module
 from attnbridge.integrations.adjacency import Adjacency
-from attnbridge.integrations.walk import Walk, walk_work
+from attnbridge.integrations.walk import Walk, filtered_route, scan, seeds, walk_work
 from attnbridge.kernels.walk import key_of, push, row_of, score_of, sink
 from attnbridge.metric import Keys, Metric
 
@@ -129,14 +129,47 @@ def test_walk_equals_its_reference(kind, terms, data, seed):
     least = np.where(rng.random(b) < 0.5, np.inf, rng.integers(-10, 10, b))
     entries = rng.integers(-1, n, (b, e)).astype(np.int32)
     steps = data.draw(st.sampled_from([FOREVER, 0, 3]))
-    args = queries, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias, adjacency.links, ef
-    args = *args, allowed, which, least.astype(np.float64), entries, steps
+    factor = 2.0 ** rng.integers(-2, 2, b) if terms != "plain" else None
+    args = queries, factor, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias, adjacency.links, ef
+    across = (which >= 0) & (rng.random(b) < 0.5)
+    args = *args, allowed, which, across, least.astype(np.float64), entries, steps
     got, want = outputs(b, k), outputs(b, k)
-    work = walk_work(n, max(adjacency.width, e), most, lanes=data.draw(st.integers(1, 3)))
+    work = walk_work(n, max(4 * adjacency.width, e), most, lanes=data.draw(st.integers(1, 3)))
     kernels.walk(*args, work, *got)
     reference.walk(*args, most, *want)
     for mine, truth, name in zip(got, want, ("ids", "scores", "counts", "steps"), strict=True):
         assert mine.tolist() == truth.tolist(), name
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8 x int8"])
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=EXAMPLES)
+def test_scan_equals_its_reference(kind, data, seed):
+    """Whole numbers: scores are exact, and ties are many; chunks of int8 and what is left of them."""
+    rng = np.random.default_rng(seed)
+    n, d, b = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 70)), data.draw(st.integers(1, 4))
+    k, whole, terms = data.draw(st.integers(1, 12)), kind != "float32", data.draw(st.booleans())
+    rows = rng.integers(-3, 4, (n, d)).astype(np.int8 if whole else np.float32)
+    queries = rng.integers(-3, 4, (b, d)).astype(rows.dtype)
+    factor = 2.0 ** rng.integers(-2, 2, b) if terms else None
+    scale, bias = (2.0 ** rng.integers(-2, 2, n), rng.integers(-8, 8, n).astype(np.float64)) if terms else (None, None)
+    args = queries, factor, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias
+    among = rng.permutation(n)[: data.draw(st.integers(0, n))]
+    got, want = outputs(b, k)[:3], outputs(b, k)[:3]
+    kernels.scan(*args, among, np.empty((b, k), np.int64), *got)
+    reference.scan(*args, among, *want)
+    for mine, truth in zip(got, want, strict=True):
+        assert mine.tolist() == truth.tolist()
+
+
+def test_whole_products_of_the_largest_numbers_are_exact():
+    rng = np.random.default_rng(0)
+    for d in (1, 31, 32, 33, 384, 500):
+        rows = rng.choice(np.array([-128, -127, 127], np.int8), (9, d))
+        got = outputs(2, 9)[:3]
+        kernels.scan(rows[:2], None, np.zeros(2), rows, None, None, np.arange(9), np.empty((2, 9), np.int64), *got)
+        truth = rows[:2].astype(np.int64) @ rows.astype(np.int64).T
+        assert (got[1] == np.take_along_axis(truth, got[0], axis=1)).all()
 
 
 def test_a_lane_forgets_after_255_epochs():
@@ -146,9 +179,16 @@ def test_a_lane_forgets_after_255_epochs():
     adjacency = graph(rng, 9)
     queries, work = np.repeat(rows, 70, axis=0), walk_work(9, adjacency.width, 9, lanes=1)
     b = len(queries)
-    nothing = np.empty((0, 1), np.bool_), np.full(b, -1), np.full(b, np.inf), np.empty((b, 0), np.int32), FOREVER
+    nothing = (
+        np.empty((0, 1), np.bool_),
+        np.full(b, -1),
+        np.zeros(b, np.bool_),
+        np.full(b, np.inf),
+        np.empty((b, 0), np.int32),
+        FOREVER,
+    )
     got = outputs(b, 5)
-    kernels.walk(queries, np.zeros(b), rows, None, None, adjacency.links, 5, *nothing, work, *got)
+    kernels.walk(queries, None, np.zeros(b), rows, None, None, adjacency.links, 5, *nothing, work, *got)
     for i in range(0, b, 70):
         assert (got[0][i : i + 70] == got[0][i]).all()
 
@@ -326,6 +366,65 @@ def test_only_allowed_rows_come_back(some, share):
     assert share == 0.0 or np.mean(shared) >= 0.95
 
 
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_a_walk_across_returns_allowed_rows(some, share):
+    walk, queries, bias, unit = some
+    rng = np.random.default_rng(2)
+    allowed = rng.random((2, len(unit))) < share
+    which, across = rng.integers(-1, 2, len(queries)), rng.random(len(queries)) < 0.7
+    found = walk.query(queries, bias, 10, ef=60, allowed=allowed, which=which, across=across)
+    plain = walk.query(queries, bias, 10, ef=60, allowed=allowed, which=which)
+    other = (which < 0) | ~across
+    assert (found.ids[other] == plain.ids[other]).all()
+    for i in np.flatnonzero(~other):
+        assert allowed[which[i], found.ids[i, : found.counts[i]]].all()
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), plain.ids.tolist(), strict=True)]
+    assert np.mean(shared) >= 0.95
+    parts = [
+        walk.query(
+            queries[i : i + 1], bias[:1], 10, ef=60, allowed=allowed, which=which[i : i + 1], across=across[i : i + 1]
+        )
+        for i in range(len(queries))
+    ]
+    same([np.concatenate(part) for part in zip(*parts, strict=True)], found)
+
+
+def test_seeds_lead_to_what_is_allowed_far_away(some):
+    """A walk across that meets nothing that passes ends with nothing; rows that pass to begin at do not let it."""
+    walk, queries, bias, unit = some
+    allowed = np.zeros((1, len(unit)), np.bool_)
+    far = np.argsort(unit @ queries[0])[:20]
+    allowed[0, far] = True
+    begin = seeds(np.sort(far), 1)
+    assert set(begin[0].tolist()) == set(far.tolist())
+    found = walk.query(queries[:1], bias[:1], 5, ef=20, allowed=allowed, across=np.ones(1, np.bool_), entries=begin)
+    assert found.ids[0].tolist() == sorted(far.tolist(), key=lambda row: -(unit[row] @ queries[0]))[:5]
+    assert seeds(np.empty(0, np.int64), 3).shape == (3, 0)
+    assert seeds(np.arange(1_000), 2).shape == (2, 32)
+
+
+def test_scan_finds_the_best_of_what_it_is_given(some):
+    walk, queries, bias, unit = some
+    among = np.flatnonzero(np.random.default_rng(0).random(len(unit)) < 0.3)
+    found = scan(walk.keys, queries, bias, 5, among)
+    truth = among[np.argsort(-(queries @ unit[among].T), axis=1)[:, :5]]
+    assert (np.sort(found.ids) == np.sort(truth)).all(axis=1).mean() >= 0.99
+    everywhere = walk.query(queries, bias, 5, ef=len(unit))  # the same bits as the walk's
+    assert (scan(walk.keys, queries, bias, 5, np.arange(len(unit))).scores == everywhere.scores).mean() >= 0.99
+    assert scan(walk.keys, queries, bias, 5, among[:2]).counts.tolist() == [2] * len(queries)
+    assert (scan(walk.keys, queries, bias, 5, among[:0]).ids == -1).all()
+
+
+def test_the_cheapest_route_of_a_filter():
+    about = {"width": 32, "row_bytes": 1_536}
+    assert filtered_route(0, 1_000, 50, **about) == "scan"
+    assert filtered_route(100_000, 100_000, 30, **about) == "walk"
+    assert filtered_route(1_000_000, 10_000_000, 30, **about) == "across"
+    assert filtered_route(1_000, 10_000_000, 30, **about) == "scan"
+    assert filtered_route(8_000, 80_000, 30, width=32, row_bytes=384) == "scan"
+    assert filtered_route(1_000_000, 10_000_000, 30, width=4, row_bytes=384) != "across"  # too few links
+
+
 def test_one_filter_for_all(some):
     walk, queries, bias, unit = some
     allowed = np.zeros((1, len(unit)), np.bool_)
@@ -383,6 +482,23 @@ def test_compressed_rows_find_nearly_the_same(some, kind):
         found = Over(walk.adjacency, Keys(codes)).query(whole, bias, 10, ef=40)
     shared = [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), plain.ids.tolist(), strict=True)]
     assert np.mean(shared) >= (0.99 if kind == "float16" else 0.8)
+
+
+def test_int8_queries_have_a_scale_of_their_own():
+    """Under l2 the product counts beside the biases: codes need their steps."""
+    rng = np.random.default_rng(6)
+    n = 60 if SLOW else 1_500
+    rows, queries = rng.standard_normal((n, 16)).astype(np.float32), rng.standard_normal((20, 16)).astype(np.float32)
+    unit, keys, ready, bias = prepared("l2", rows, queries)
+    adjacency = Adjacency.from_index(built(unit, "l2"))
+    step, steps = np.abs(rows).max() / 127, np.abs(queries).max(axis=1).astype(np.float64) / 127
+    whole = Keys(np.round(rows / step).astype(np.int8), np.full(n, np.float64(step)), keys.bias)
+    asked = np.round(queries / steps[:, None]).astype(np.int8)
+    found = Over(adjacency, whole).query(asked, bias, 10, ef=50, query_scale=steps)
+    plain = Over(adjacency, keys).query(ready, bias, 10, ef=50)
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), plain.ids.tolist(), strict=True)]
+    assert np.mean(shared) >= 0.9
+    assert np.abs(found.scores - plain.scores).max() < 0.5
 
 
 def test_read_only_rows_are_read_in_place(some):

@@ -17,12 +17,15 @@ from common import arguments, interleaved, machine, medians, show, verdict
 
 from attnbridge import kernels
 from attnbridge.integrations.adjacency import Adjacency
-from attnbridge.integrations.walk import Walk
+from attnbridge.integrations.walk import Walk, Walked, filtered_route, scan, seeds
 from attnbridge.metric import Keys
 
 K, CANDIDATES, QUERIES, M, EF_CONSTRUCTION = 10, 30, 1_000, 16, 200
 EFS = (12, 20, 30, 45, 70, 110, 180)
 LEVELS = (0.95, 0.99)
+WAYS = [f"{way} {kind}" for kind in ("float32", "int8") for way in ("scan", "walk", "across")]
+SHARES = (0.5, 0.2, 0.1, 0.05, 0.01, 0.001)
+WALKED = 0.05  # of the rows must pass, or a walk takes longer than anybody waits for
 
 
 def codes(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,31 +142,103 @@ def curves(bench: Bench, searches: dict[str, Callable[[int], np.ndarray]], round
         )
 
 
-def filters(bench: Bench, walk: Walk, rounds: int) -> None:
-    """Show the filtered walk beside exact search of the allowed rows."""
+class Filtered:
+    """Every way to the best allowed rows of some queries.
+
+    Compressed rows give CANDIDATES, which the float32 rows then rank.
+    """
+
+    def __init__(self, bench: Bench, walk: Walk, allowed: np.ndarray, numbers: np.ndarray) -> None:
+        self.bench, self.walk, self.allowed = bench, walk, allowed
+        self.among = np.flatnonzero(allowed)
+        self.queries, self.bias = np.ascontiguousarray(bench.queries[numbers]), bench.bias[numbers]
+        self.truth = self.exact()
+
+    def exact(self) -> np.ndarray:
+        """Return what the bridge's exact search returns."""
+        ids = np.empty((len(self.queries), K), np.int64)
+        kernels.exact_top_k(
+            self.queries, self.bias, self.bench.rows, None, None, self.among, 1.0, ids, np.empty(ids.shape)
+        )
+        return np.where(ids >= 0, self.among[ids], -1)
+
+    def by_scan(self, keys: Keys, queries: np.ndarray, n: int) -> np.ndarray:
+        """Return the K best by reading the walk's rows."""
+        return self._ranked(scan(keys, queries, self.bias, n, self.among), n)
+
+    def by_walk(self, keys: Keys, queries: np.ndarray, n: int, ef: int, across: bool) -> np.ndarray:
+        """Return the K best by a walk; queries that fall short have the rows read."""
+        more = {}
+        if across:
+            begin = seeds(self.among, len(queries))
+            more = {"across": np.ones(len(queries), np.bool_), "entries": begin}
+        found = self.walk.query(keys, queries, self.bias, min(n, ef), ef=ef, allowed=self.allowed[None], **more)
+        short = np.flatnonzero(found.counts < min(K, len(self.among)))
+        ids = self._ranked(found, n)
+        if len(short):
+            again = scan(keys, queries[short], self.bias[short], n, self.among)
+            ids[short] = self._ranked(again, n, short)
+        return ids
+
+    def _ranked(self, found: Walked, n: int, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
+        if n == K:
+            return found.ids[:, :K]
+        shape = (len(found.ids), K)
+        positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
+        kernels.rerank(
+            *(self.queries[numbers], self.bias[numbers], self.bench.rows, None, None),
+            *(found.ids, found.counts, 1.0, positions, logits, weights),
+        )
+        return np.where(positions >= 0, np.take_along_axis(found.ids, np.maximum(positions, 0), axis=1), -1)
+
+
+def masks(bench: Bench, share: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return filters, with the queries to ask: any rows; rows around the queries; rows far from them."""
+    n, rng = len(bench.rows), np.random.default_rng(4)
+    count = max(K, int(n * share))
+    any_rows, around = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    any_rows[rng.permutation(n)[:count]] = True
+    centre = bench.rows[rng.integers(n)]
+    around[np.argsort(-(bench.rows @ centre))[:count]] = True
+    order = np.argsort(-(bench.queries @ centre))
+    return {"any": (any_rows, order[::5]), "near": (around, order[:200]), "far": (around, order[-200:])}
+
+
+def filters(bench: Bench, walk: Walk, rounds: int, least: float = 0.99) -> None:
+    """Show every way of filtered search: the first ef with the recall (`least`), or the largest tried."""
+    whole, asked = codes(bench.rows, bench.queries)
     lines = []
-    rng = np.random.default_rng(4)
-    for share in (0.5, 0.2, 0.1, 0.05, 0.01):
-        allowed = rng.random((1, len(bench.rows))) < share
-        rows = np.flatnonzero(allowed)
-        truth = bench.exact(rows)
-        runs: dict[str, Callable[[int], object]] = {"exact": lambda _, rows=rows: bench.exact(rows)}
-        recalls = []
-        for ef in (10, 20, 40):
-            search = lambda _, ef=ef, allowed=allowed: walk.query(  # noqa: E731
-                Keys(bench.rows), bench.queries, bench.bias, K, ef=ef, allowed=allowed
-            )
-            recalls.append(bench.recall(search(0).ids, truth))
-            runs[f"ef={ef}"] = search
-        middle = medians(interleaved(runs, rounds))
-        cells = [
-            f"{recall:.3f} / {QUERIES / middle[name]:,.0f}"
-            for recall, name in zip(recalls, list(runs)[1:], strict=True)
-        ]
-        lines.append((f"{share:.0%}", *cells, f"{QUERIES / middle['exact']:,.0f}"))
+    for share in SHARES:
+        for kind, (allowed, numbers) in masks(bench, share).items():
+            ways = Filtered(bench, walk, allowed, numbers)
+            runs: dict[str, Callable[[int], object]] = {"exact": lambda _, ways=ways: ways.exact()}
+            notes = {}
+            for name, keys, queries, n in (
+                ("float32", Keys(bench.rows), ways.queries, K),
+                ("int8", Keys(whole), np.ascontiguousarray(asked[numbers]), CANDIDATES),
+            ):
+                runs[f"scan {name}"] = lambda _, ways=ways, a=(keys, queries, n): ways.by_scan(*a)
+                for across in (False, True) if share >= WALKED else ():
+                    way = f"{'across' if across else 'walk'} {name}"
+                    for ef in (15, 30, 60, 120):
+                        ids = ways.by_walk(keys, queries, n, ef, across)
+                        notes[way] = bench.recall(ids, ways.truth), ef
+                        if notes[way][0] >= least:
+                            break
+                    runs[way] = lambda _, ways=ways, a=(keys, queries, n, ef, across): ways.by_walk(*a)
+                route = filtered_route(
+                    int(allowed.sum()), len(allowed), 30, width=walk.adjacency.width, row_bytes=keys.data[0].nbytes
+                )
+                notes[f"scan {name}"] = bench.recall(ways.by_scan(keys, queries, n), ways.truth), route
+            middle = medians(interleaved(runs, rounds))
+            cells = [
+                f"{notes[way][0]:.3f} ({notes[way][1]}) {middle['exact'] / middle[way]:.2f}" if way in runs else "-"
+                for way in WAYS
+            ]
+            lines.append((f"{share:.1%} {kind}", f"{len(numbers) / middle['exact']:,.0f}", *cells))
     show(
-        f"filtered walk over float32 rows: recall@{K} / queries per second ({machine()})",
-        ["allowed", "ef=10", "ef=20", "ef=40", "exact"],
+        f"filtered search: recall@{K} (ef; of scans the route), times the speed of exact search ({machine()})",
+        ["allowed", "exact, queries/s", *WAYS],
         lines,
     )
 
