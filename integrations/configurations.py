@@ -46,7 +46,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
 
 
 class Bridge(Contender):
-    """This library through its public API: what is timed is `search_batch`, hits and all.
+    """A bridge through its public API: what is timed is `search_batch`, hits and all.
 
     Parameters
     ----------

@@ -105,6 +105,11 @@ class Contender(ABC):
         -------
         ndarray of int64, (b, k)
             -1 where fewer were found.
+
+        Raises
+        ------
+        RuntimeError
+            A query falls short of k, and the library refuses the batch for it.
         """
 
     def search_filtered(self, queries: npt.NDArray[np.float32], k: int, ef: int, mask: npt.NDArray[np.bool_]) -> Labels:

@@ -47,7 +47,7 @@ class Hnswlib(Contender):
         return _signed(labels)
 
     def search_filtered(self, queries: _Queries, k: int, ef: int, mask: npt.NDArray[np.bool_]) -> Labels:
-        """Return the nearest rows that pass; queries one by one: a batch fails as a whole where one falls short of k."""
+        """Return the nearest rows that pass, queries one by one: one that falls short of k fails its whole batch."""
         self.index.set_ef(ef)
         passes = mask.tolist().__getitem__
         out = np.full((len(queries), k), -1, np.int64)
@@ -230,7 +230,11 @@ class Voyager(Contender):
 
     def search(self, queries: _Queries, k: int, ef: int, threads: int) -> Labels:
         """Return the nearest rows."""
-        return _signed(self.index.query(queries, k, threads, ef)[0])
+        voyager = require("voyager", "bench")
+        try:
+            return _signed(self.index.query(queries, k, threads, ef)[0])
+        except voyager.RecallError as error:
+            raise RuntimeError(str(error)) from error
 
     def save(self, folder: Path) -> None:
         """Write one file."""
