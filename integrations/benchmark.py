@@ -326,11 +326,9 @@ def benchmark(
         metric, asked.rows.shape[1], as_count(M, "M", least=2), as_count(ef_construction, "ef_construction")
     )
     contenders, skipped = _chosen(setting, only)
-    with progress_bar(len(contenders), "building", progress) as advance:
-        seconds = {name: _build(one, asked.rows, advance) for name, one in contenders.items()}
-    points = _points(asked, contenders, skipped, efs, counts, rounds, progress)
-    with progress_bar(len(contenders), "weighing", progress) as advance:
-        indexes = [_weigh(name, one, asked, seconds[name], efs[-1], advance) for name, one in contenders.items()]
+    ready = _ready(asked, contenders, skipped, efs, counts[-1], progress)
+    contenders = {name: contenders[name] for name in ready}
+    points = _points(asked, contenders, ready, efs, counts, rounds, progress)
     unfiltered = {name: one.no_filter for name, one in contenders.items() if one.no_filter is not None}
     able = {name: one for name, one in contenders.items() if name not in unfiltered}
     filtered = _filtered(asked, able, shares, filter_ef, rounds, progress)
@@ -344,7 +342,8 @@ def benchmark(
         "rounds": rounds,
         "seed": seed,
     }
-    return Benchmark(about, tuple(indexes), tuple(points), tuple(filtered), skipped, unfiltered if shares else {})
+    indexes = tuple(one.figures for one in ready.values())
+    return Benchmark(about, indexes, tuple(points), tuple(filtered), skipped, unfiltered if shares else {})
 
 
 def _breadth(ef: int, k: int, name: str) -> int:
@@ -437,42 +436,56 @@ def _chosen(setting: Setting, only: Sequence[str] | None) -> tuple[dict[str, Con
     return contenders, skipped
 
 
-def _build(contender: Contender, rows: _Rows, advance: Callable[[int], None]) -> float:
-    started = time.perf_counter()
-    contender.build(rows, usable_threads())
-    advance(1)
-    return time.perf_counter() - started
+class _Ready(NamedTuple):
+    """A built index, and its recall at each breadth."""
+
+    figures: Index
+    recalls: dict[int, float]
 
 
-def _weigh(
-    name: str, contender: Contender, asked: _Asked, seconds: float, ef: int, advance: Callable[[int], None]
-) -> Index:
-    found = footprint(name, contender, asked.queries[:_PROBES], asked.k, ef)
-    advance(1)
-    return Index(name, seconds, *found)
+def _ready(
+    asked: _Asked,
+    contenders: dict[str, Contender],
+    skipped: dict[str, str],
+    efs: Sequence[int],
+    threads: int,
+    progress: bool,
+) -> dict[str, _Ready]:
+    """Build and weigh each index, and measure its recall; a contender that fails leaves the field."""
+    ready = {}
+    with progress_bar(len(contenders) * (2 + len(efs)), "building", progress) as advance:
+        for name, one in contenders.items():
+            try:
+                started = time.perf_counter()
+                one.build(asked.rows, usable_threads())
+                seconds = time.perf_counter() - started
+                advance(1)
+                figures = Index(name, seconds, *footprint(name, one, asked.queries[:_PROBES], asked.k, efs[-1]))
+                advance(1)
+                recalls = {}
+                for ef in efs:
+                    found = one.search(asked.queries, asked.k, ef, threads)
+                    recalls[ef] = asked.recall(found, asked.truth)
+                    advance(1)
+                ready[name] = _Ready(figures, recalls)
+            except RuntimeError as error:  # the libraries' own word for it
+                skipped[name] = f"failed: {error}"
+    if not ready:
+        reasons = "; ".join(f"{name} {problem}" for name, problem in skipped.items())
+        raise InvalidConfigError(f"only must leave a contender that can run, but none could: {reasons}")
+    return ready
 
 
 def _points(
     asked: _Asked,
     contenders: dict[str, Contender],
-    skipped: dict[str, str],
+    ready: dict[str, _Ready],
     efs: Sequence[int],
     threads: Sequence[int],
     rounds: int,
     progress: bool,
 ) -> list[Point]:
-    """Measure recall once and speed in rounds; a contender that fails leaves the field."""
-    recalls: dict[tuple[str, int], float] = {}
-    with progress_bar(len(contenders) * len(efs), "recall", progress) as advance:
-        for name, one in list(contenders.items()):
-            try:
-                for ef in efs:
-                    found = one.search(asked.queries, asked.k, ef, threads[-1])
-                    recalls[name, ef] = asked.recall(found, asked.truth)
-                    advance(1)
-            except RuntimeError as error:  # hnswlib's and voyager's where a query falls short of k
-                skipped[name] = f"failed: {error}"
-                del contenders[name]
+    """Measure speed in rounds."""
     runs = {
         (name, count, ef): _run(one, asked, ef, count)
         for name, one in contenders.items()
@@ -482,7 +495,7 @@ def _points(
     with progress_bar(len(runs) * (rounds + 1), "timing", progress) as advance:
         middle = medians(interleaved(runs, rounds, advance))
     return [
-        Point(name, count, ef, recalls[name, ef], len(asked.queries) / seconds)
+        Point(name, count, ef, ready[name].recalls[ef], len(asked.queries) / seconds)
         for (name, count, ef), seconds in middle.items()
     ]
 

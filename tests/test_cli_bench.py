@@ -1,5 +1,6 @@
 """`attnbridge bench search`: what it measures, prints, writes and refuses."""
 
+import inspect
 import json
 import re
 import sys
@@ -242,17 +243,28 @@ def test_levels_compare_with_hnswlib_and_the_best_peer():
     }
 
 
-def test_a_contender_that_fails_leaves_the_field(vectors, monkeypatch):
+@pytest.mark.parametrize("step", ["build", "save", "search"])
+def test_a_contender_that_fails_leaves_the_field(vectors, monkeypatch, step):
     def short(self, *args):
         raise RuntimeError("Cannot return the results in a contiguous 2D array")
 
-    monkeypatch.setattr(CONTENDERS["hnswlib"], "search", short)
+    monkeypatch.setattr(CONTENDERS["hnswlib"], step, short)
     found = benchmark(vectors, 20, only=["hnswlib", "attnbridge-hnswlib"], efs=[50], threads=[1], rounds=1)
     assert found.skipped == {"hnswlib": "failed: Cannot return the results in a contiguous 2D array"}
     assert [index.name for index in found.indexes] == ["attnbridge-hnswlib"]
     (ours,) = found.levels(0.5)
     assert ours.queries_per_second > 0.0
     assert ours.over_hnswlib is ours.over_best_peer is None
+
+
+def test_none_that_can_run_is_an_error(vectors, monkeypatch):
+    def short(self, *args):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(CONTENDERS["hnswlib"], "build", short)
+    message = "only must leave a contender that can run, but none could: hnswlib failed: no memory"
+    with pytest.raises(InvalidConfigError, match=f"^{message}$"):
+        benchmark(vectors, 20, only=["hnswlib"], efs=[50], threads=[1], rounds=1)
 
 
 @pytest.mark.parametrize("name", ["hnswlib", "attnbridge-hnswlib"])
@@ -349,6 +361,19 @@ def test_default_breadths_are_those_from_k_on(data, tmp_path):
     for k, efs in ((60, [80, 120, 200, 400]), (410, [410])):
         assert run(data, "-k", k, "--filter-ef", k, *args).exit_code == 0
         assert [point["ef"] for point in json.loads(file.read_text())["points"]] == efs
+
+
+def test_defaults_are_the_function_s():
+    from attnbridge.cli.bench import search
+
+    stated = {parameter.name: parameter.default for parameter in search.params}
+    signature = inspect.signature(benchmark).parameters
+    for name in ("metric", "k", "M", "ef_construction", "rounds", "filter_ef", "seed"):
+        assert stated[name] == signature[name].default
+    assert int(stated["queries"]) == signature["queries"].default
+    assert ",".join(map(str, module.EFS)) in next(p.help for p in search.params if p.name == "ef")
+    assert "50, 10, 1 and 0.1 %" in next(p.help for p in search.params if p.name == "filters")
+    assert module.SHARES == (0.5, 0.1, 0.01, 0.001)
 
 
 def test_demo_s_vectors_where_none_are_given(tmp_path):

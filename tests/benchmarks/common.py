@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +31,12 @@ def need(path: Path) -> Path:
     if not path.exists():
         sys.exit(f"{path} is not there: the data sets are no part of the project; name their folder with --data PATH")
     return path
+
+
+def read_vectors(path: Path) -> np.ndarray:
+    """Return float32 rows of a npy file, or the WordNet ones of the data sets' folder."""
+    path = path if path.suffix == ".npy" else path / "wordnet" / "noun_emb_f16.npy"
+    return np.load(need(path)).astype(np.float32)
 
 
 def spread(values: Sequence[float]) -> str:
