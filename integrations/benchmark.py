@@ -1,5 +1,6 @@
 """Measure this library beside others on the same vectors: recall against queries per second, build time and bytes."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -339,11 +340,17 @@ def benchmark(
         "k": k,
         "threads": counts,
         "build_threads": usable_threads(),
+        "load": _load(),
         "rounds": rounds,
         "seed": seed,
     }
     indexes = tuple(one.figures for one in ready.values())
     return Benchmark(about, indexes, tuple(points), tuple(filtered), skipped, unfiltered if shares else {})
+
+
+def _load() -> float | None:
+    """Return how many processes of the machine want to run, where it tells: figures of a busy one are rough."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _breadth(ef: int, k: int, name: str) -> int:

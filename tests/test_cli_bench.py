@@ -298,6 +298,7 @@ def test_everything_that_is_installed_side_by_side(data, tmp_path):
     report = json.loads(file.read_text())
     about = ("data", "rows", "metric", "dim", "M", "ef_construction", "queries", "k", "rounds", "seed")
     assert [report[name] for name in about] == [str(data), ROWS - 40, "cosine", DIM, 16, 200, 40, K, 1, 0]
+    assert report["load"] is None or report["load"] >= 0.0
     names = [index["name"] for index in report["indexes"]]
     assert names[:2] == ["attnbridge-hnswlib", "hnswlib"]
     assert set(names) | set(report["skipped"]) == set(CONTENDERS)

@@ -164,6 +164,7 @@ def _show(found: "Benchmark", levels: Sequence[float]) -> None:
     click.echo(
         f"{about['rows']:,} x {about['dim']} rows, {about['metric']}; {about['queries']:,} queries, k={about['k']}; "
         f"M={about['M']}, ef_construction={about['ef_construction']}; medians of {about['rounds']} rounds"
+        + ("" if about["load"] is None else f"; load {about['load']:.1f} at the end")
     )
     for name, problem in found.skipped.items():
         click.echo(f"{name}: {problem}")

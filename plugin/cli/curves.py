@@ -85,7 +85,8 @@ def _panel(panel: Any, found: "Benchmark", threads: int, styles: dict[str, dict[
     ticker = require("matplotlib.ticker", "viz")
     answers = found.about["queries"] * found.about["k"]
     most = 1.0 - 0.5 / answers  # where a recall of 1 is drawn: half a miss away from it
-    least = min(_LEAST, max(point.recall for point in found.points) - 0.1)
+    best = max(point.recall for point in found.points)
+    least = min(_LEAST, best - 0.1)
     for name, style in styles.items():
         curve: list[Point] = found.curve(name, threads)
         shown = [point for point in curve if point.recall >= least]
@@ -97,14 +98,15 @@ def _panel(panel: Any, found: "Benchmark", threads: int, styles: dict[str, dict[
         )
     panel.set_xscale("function", functions=_missed_scale(0.1 / answers))
     panel.set_yscale("log")
-    panel.set_xlim(least, 1.0 - 0.35 / answers)
-    ticks = [tick for tick in _TICKS if least <= tick < most]
-    panel.set_xticks([*ticks, most], [*(f"{tick:g}" for tick in ticks), "1"])
+    last = 1.0 - 0.7 * (1.0 - min(best, most))
+    panel.set_xlim(least, last)
+    ticks = {tick: f"{tick:g}" for tick in _TICKS if least <= tick < last} | ({most: "1"} if best > most else {})
+    panel.set_xticks(list(ticks), list(ticks.values()))
     panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
     panel.yaxis.set_minor_formatter(ticker.NullFormatter())
     panel.grid(alpha=0.3)
-    panel.set_xlabel(f"recall@{found.about['k']}")
+    panel.set_xlabel(f"recall@{found.about['k']}, logarithmic in what is missed")
     panel.set_title(f"{threads} thread{'s' if threads > 1 else ''}")
 
 
