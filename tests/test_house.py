@@ -154,7 +154,7 @@ def test_examples_run(name):
 
 def test_all_extra_holds_every_users_extra():
     extras = SETTINGS["project"]["optional-dependencies"]
-    for_users = set(extras) - {"all", "test", "bench", "dev"}
+    for_users = set(extras) - {"all", "test", "peers", "dev"}
     assert extras["all"] == [f"attnbridge[{','.join(sorted(for_users))}]"]
 
 

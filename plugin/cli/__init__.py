@@ -21,6 +21,7 @@ _COMMANDS = {
     "compact": ("attnbridge.cli.compact:compact", "Give back the space of deleted and replaced rows."),
     "audit": ("attnbridge.cli.audit:audit", "Measure an index's recall, speed and size."),
     "tune": ("attnbridge.cli.tune:tune", "Set an index to the fastest search that reaches a recall."),
+    "bench": ("attnbridge.cli.bench:bench", "Measure speed, recall and memory beside other libraries."),
     "verify": ("attnbridge.cli.verify:verify", "Check every file of an index for damage."),
     "info": ("attnbridge.cli.info:info", "Show what an index holds."),
     "warmup": ("attnbridge.cli.warmup:warmup", "Compile the kernels once, ahead of the first search."),

@@ -102,28 +102,50 @@ def _indexed(document: "Document") -> str:
 
 def _build() -> _Library:
     """Gather the documents, place them and their words, and index them."""
+    from attnbridge.integrations import AttentionVectorBridge
+
+    seconds: dict[str, float] = {}
+    documents, space, vectors = placed_documents(seconds)
+    with _step(seconds, "tokens"):
+        tokens = [space.tokens(space.words(_indexed(document), _TOKENS)) for document in documents]
+    with _step(seconds, "indexing"):
+        # One thread: the same graph, and the same figures, each time. Batches are searched with all of them.
+        bridge = AttentionVectorBridge(space.dim, metric="cosine", threads=1)
+        bridge.add(vectors, [document.id for document in documents], tokens=tokens, progress=False)
+    return _Library(documents, space, bridge, seconds)
+
+
+def placed_documents(
+    seconds: dict[str, float],
+) -> "tuple[list[Document], WordSpace, npt.NDArray[np.float32]]":
+    """Return the docstrings of the installed packages, the space of their words, and their vectors (n, d).
+
+    Parameters
+    ----------
+    seconds : dict
+        Gets the time that each step took.
+
+    Returns
+    -------
+    tuple of list of Document, WordSpace and ndarray of float32
+
+    Raises
+    ------
+    MissingDependencyError
+        scikit-learn is not installed.
+    """
     import numpy as np
 
     from attnbridge.demo_corpus import gather
     from attnbridge.demo_vectors import WordSpace
-    from attnbridge.integrations import AttentionVectorBridge
 
-    seconds: dict[str, float] = {}
     with _step(seconds, "gathering"):
         documents = gather()
     with _step(seconds, "vectors"):
-        texts = [_indexed(document) for document in documents]
-        space = WordSpace(texts)
-        vectors = space.fitted
+        space = WordSpace([_indexed(document) for document in documents])
         # Where all of a document's words are its own or everyone's, it has no place; rare, but cosine refuses zeros.
-        placed = np.flatnonzero(np.linalg.norm(vectors, axis=1) > 1e-6)
-        documents = [documents[i] for i in placed]
-        tokens = [space.tokens(space.words(texts[i], _TOKENS)) for i in placed]
-    with _step(seconds, "indexing"):
-        # One thread: the same graph, and the same figures, each time. Batches are searched with all of them.
-        bridge = AttentionVectorBridge(space.dim, metric="cosine", threads=1)
-        bridge.add(vectors[placed], [document.id for document in documents], tokens=tokens, progress=False)
-    return _Library(documents, space, bridge, seconds)
+        placed = np.flatnonzero(np.linalg.norm(space.fitted, axis=1) > 1e-6)
+        return [documents[i] for i in placed], space, space.fitted[placed]
 
 
 def _by_package(documents: "Sequence[Document]") -> dict[str, int]:

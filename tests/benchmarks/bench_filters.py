@@ -11,8 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hnswlib
 import numpy as np
-from bench_search import read_vectors
-from common import arguments, interleaved, machine, medians, show, spread, verdict
+from common import arguments, interleaved, machine, medians, read_vectors, show, spread, verdict
 
 import attnbridge as ab
 from attnbridge.integrations.candidates import exact_search, exact_search_each

@@ -12,8 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from bench_search import read_vectors
-from common import arguments, machine, show, spread, verdict
+from common import arguments, machine, read_vectors, show, spread, verdict
 
 import attnbridge as ab
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import hnswlib
 import numpy as np
-from bench_search import read_vectors
-from common import arguments, interleaved, machine, medians, show, verdict
+from common import arguments, interleaved, machine, medians, read_vectors, show, verdict
 
 from attnbridge import kernels
 from attnbridge.integrations.adjacency import Adjacency

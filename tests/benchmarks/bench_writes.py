@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from bench_search import read_vectors
-from common import arguments, machine, show, verdict
+from common import arguments, machine, read_vectors, show, verdict
 
 import attnbridge as ab
 

@@ -4,12 +4,15 @@ import argparse
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from attnbridge.integrations.timing import interleaved as interleaved
+from attnbridge.integrations.timing import medians as medians
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -30,25 +33,10 @@ def need(path: Path) -> Path:
     return path
 
 
-def interleaved(runs: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each run in each round; every round runs all of them, so that drift meets all alike.
-
-    A run is called with the round's number, from which it may pick fresh inputs. The first round does not count.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
-    for number in range(-1, rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:  # each goes first in its turn
-            started = time.perf_counter()
-            runs[name](number)
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the median of each run."""
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def read_vectors(path: Path) -> np.ndarray:
+    """Return float32 rows of a npy file, or the WordNet ones of the data sets' folder."""
+    path = path if path.suffix == ".npy" else path / "wordnet" / "noun_emb_f16.npy"
+    return np.load(need(path)).astype(np.float32)
 
 
 def spread(values: Sequence[float]) -> str:
