@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Hits, Id
 from attnbridge.integrations.audit import audit as audit_bridge
 from attnbridge.integrations.candidates import CandidateSource, ExactIndex
+from attnbridge.integrations.codes import RowSettings
 from attnbridge.integrations.constructors import Constructors
 from attnbridge.integrations.graph import ENGINES, Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
@@ -50,6 +52,13 @@ class AttentionVectorBridge(Constructors):
         faster; or hnswlib itself.
     M, ef_construction, ef, seed : int, optional
         hnswlib's build and search breadth, and its random seed; by default those of `HnswIndex` (16, 200, 100, 100).
+    dtype : {"float32", "float16", "int8"}, default "float32"
+        Of the rows that the graph is walked over: fewer bits are read faster. What the walk finds is ranked by the full
+        rows.
+    index_dim : int, optional
+        Walk over rows reduced to so many principal directions.
+    keep_full : bool, default True
+        Keep the float32 rows too. False keeps those of `dtype` only, and ranks by them.
     candidates : int, default 100
         How many of the index's nearest rows a search ranks where it is not told.
     model : str, optional
@@ -91,6 +100,9 @@ class AttentionVectorBridge(Constructors):
         ef_construction: int | None = None,
         ef: int | None = None,
         seed: int | None = None,
+        dtype: str = "float32",
+        index_dim: int | None = None,
+        keep_full: bool = True,
         candidates: int = 100,
         model: str | None = None,
         threads: int | None = None,
@@ -110,12 +122,18 @@ class AttentionVectorBridge(Constructors):
             names = ", ".join([*hnsw, *(["engine"] if engine is not None else [])])
             raise InvalidConfigError(f"{names} can be given for index='hnsw' only, got index={index!r}")
         self._engine = "native" if engine is None else as_choice(engine, "engine", ENGINES)
+        rows = RowSettings(dtype, index_dim, keep_full)
+        if rows.reduced and (self._engine != "native" or index not in ("auto", "hnsw")):
+            raise InvalidConfigError(
+                f"dtype={dtype!r} and index_dim={index_dim} must go with keep_full=False where no graph is walked: got "
+                f"index={index!r}, engine={self._engine!r}, which read the full rows"
+            )
         source: Graph | Foreign | None
         if isinstance(index, str):
             source = self._make_source(index, dim, measure, hnsw, threads)
         else:
             source = self._own_source(index, dim, measure)
-        self._hold(dim, measure, threads, source, hnsw)
+        self._hold(dim, measure, threads, source, hnsw, rows)
 
     def _own_source(self, index: object, dim: int, metric: Metric) -> Graph | Foreign | None:
         """Return what searches a source of the user's own, which must fit."""
@@ -161,6 +179,7 @@ class AttentionVectorBridge(Constructors):
             "index": self._index_name,
             **({"engine": self._engine} if settings else {}),
             **{name: settings[name] for name in ("M", "ef_construction", "ef", "seed") if name in settings},
+            **asdict(self._state.store.settings),
             "candidates": self._candidates,
             "threads": self._threads,
             "model": self.model,

@@ -90,7 +90,8 @@ class Constructors(Persistent):
         size = norms(own[removed])
         own[removed[~((size > SMALLEST_NORM) & np.isfinite(size))]] = 1.0  # searches only come through there
         bridge._state = State(
-            Store.adopt(own, bridge._metric, names, live), Graph(source, len(labels), engine=bridge._engine)
+            Store.adopt(own, bridge._metric, names, live, bridge._state.store.settings),
+            Graph(source, len(labels), engine=bridge._engine),
         )
         bridge._link(False, False)
         return bridge

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from attnbridge.errors import ConcurrencyError, InvalidConfigError, InvalidInputError
 from attnbridge.hits import Id
+from attnbridge.integrations.codes import RowSettings
 from attnbridge.integrations.graph import LINK_FROM, Foreign, Graph, Linker
 from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.inputs import id_list, is_one_id, refuse_params, token_list
@@ -47,11 +48,17 @@ class Documents:
     _frozen = False
 
     def _hold(
-        self, dim: int, metric: Metric, threads: int, source: Graph | Foreign | None, hnsw: dict[str, Any]
+        self,
+        dim: int,
+        metric: Metric,
+        threads: int,
+        source: Graph | Foreign | None,
+        hnsw: dict[str, Any],
+        rows: RowSettings,
     ) -> None:
         """Begin empty; `hnsw` are the options of a new graph."""
         self._dim, self._metric, self._threads, self._hnsw = dim, metric, threads, hnsw
-        self._state = State(Store(dim, metric), source)
+        self._state = State(Store(dim, metric, rows), source)
         self._ready()
 
     def _ready(self) -> None:
@@ -254,9 +261,9 @@ class Documents:
         Returns
         -------
         dict of str to int
-            Bytes of rows (mapped ones too), norms, ids (estimated from a sample), graph (links, and hnswlib's index
-            with its copy of the vectors, where that is loaded), tokens and payload, all dead rows included; and those
-            of the whole process that are in memory ("resident").
+            Bytes of rows (mapped ones too), codes (what the walk has for itself), norms, ids (estimated from a
+            sample), graph (links, and hnswlib's index with its copy of the vectors, where that is loaded), tokens and
+            payload, all dead rows included; and those of the whole process that are in memory ("resident").
 
         Examples
         --------
@@ -274,6 +281,7 @@ class Documents:
         tokens = 0 if view.tokens is None else sum(array.nbytes for array in view.tokens)
         return {
             "rows": view.keys.data.nbytes,
+            "codes": view.code_bytes,
             "norms": sum(array.nbytes for array in terms),
             "ids": int(each * view.count) + sys.getsizeof(view.ids) + sys.getsizeof(store._row_of) + view.alive.nbytes,
             "graph": source.nbytes if isinstance(source, Graph) else 0,

@@ -217,7 +217,8 @@ class Persistent(Documents):
 
     def _about(self, store: Store) -> dict[str, Any]:
         config = self.config
-        names = ("dim", "metric", "attention", "options", "index", "engine", "candidates")
+        names = ["dim", "metric", "attention", "options", "index", "engine"]
+        names += ["dtype", "index_dim", "keep_full", "candidates"]
         about = {name: config[name] for name in names if name in config}
         about |= {"rows": len(store), "model": self.model, "frozen": self._frozen}
         if self._fallback is not None:  # a graph is built where it is opened with hnswlib
@@ -357,6 +358,9 @@ class Persistent(Documents):
                 as_choice(about.get("metric"), "metric", METRICS),
                 snapshot.setting("attention", str),
                 index={"hnsw": "auto", "exact": "exact"}[as_choice(about.get("index"), "index", ("hnsw", "exact"))],
+                dtype=snapshot.setting("dtype", str),
+                index_dim=about.get("index_dim"),
+                keep_full=snapshot.setting("keep_full", bool),
                 candidates=snapshot.setting("candidates", int),
                 engine=about.get("engine"),
                 model=about.get("model"),
@@ -368,7 +372,7 @@ class Persistent(Documents):
             if isinstance(error, IndexCorruptError):
                 raise
             raise IndexCorruptError(f"{snapshot.folder} has settings that cannot be: {error}") from error
-        store = Store.read(snapshot, bridge._dim, bridge._metric, mmap)
+        store = Store.read(snapshot, bridge._dim, bridge._metric, mmap, bridge._state.store.settings)
         graph = bridge._state.source
         if isinstance(graph, Graph) and _LINKS["level0"] in snapshot:
             graph = _saved_graph(snapshot, graph, store)

@@ -95,6 +95,7 @@ class Searcher:
         counts = (found.labels >= 0).sum(axis=1)
         if self.view.guard is not None:
             self.view.check_rows(found.labels[found.labels >= 0])
+        self.view.ranked(int(counts.sum()))
         timings = {"candidates": (time.perf_counter() - started) / len(queries)}
         if request.stages and found.rough:
             exact = distances_of(self.view.keys, self.metric, queries, bias, found.labels)

@@ -37,7 +37,8 @@ def _about(folder: Path) -> dict[str, Any]:
 
     def read(snapshot: Snapshot) -> dict[str, Any]:
         manifest = snapshot.manifest
-        settings = ("metric", "attention", "options", "candidates", "index", "engine", "frozen", "hnsw")
+        settings = ["metric", "attention", "options", "dtype", "index_dim", "keep_full", "candidates"]
+        settings += ["index", "engine", "frozen", "hnsw"]
         files = {name: snapshot.size(name) for name in snapshot.files}
         stored = _stored_rows(snapshot)
         journal = journal_path(folder, snapshot.name)
