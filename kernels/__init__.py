@@ -6,6 +6,7 @@ by ``attnbridge.threads``, one floor up.
 """
 
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
+from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
@@ -20,7 +21,9 @@ __all__ = [
     "list_levels",
     "logsumexp",
     "maxsim",
+    "poincare",
     "rerank",
+    "rerank_poincare",
     "row_squares",
     "softmax",
     "top_k",
