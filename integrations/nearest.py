@@ -173,7 +173,8 @@ class Nearest:
     def _routes(self, which: Sequence[int], n: int, wanted: int) -> dict[int | None, list[int]]:
         """Return how many rows to ask the index for (None: to read the rows) -> places of queries in `which`."""
         unfiltered = None
-        if not (self.request.exact or self.source is None or not self.source.ready):
+        by_l2 = self.metric.difference is not None  # the graph's own order is none of hyperbolic distance
+        if not (self.request.exact or self.source is None or not self.source.ready or by_l2):
             unfiltered = min(n + (wanted == n), self.view.live)  # one beyond the last hit, to see whether it is tied
         if self.allowed is None or unfiltered is None:
             return {unfiltered: list(range(len(which)))}

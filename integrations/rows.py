@@ -36,11 +36,11 @@ class Rows:
         self.metric = metric
         self.count = 0
         self._data: npt.NDArray[np.float32] = np.empty((0, dim), np.float32)
-        self._scale: npt.NDArray[Any] | None = np.empty(0) if metric.name == "cosine" else None
-        self._bias: npt.NDArray[Any] | None = np.empty(0) if metric.name == "l2" else None
+        self._scale: npt.NDArray[Any] | None = np.empty(0) if metric.row_term == "scale" else None
+        self._bias: npt.NDArray[Any] | None = np.empty(0) if metric.row_term == "bias" else None
 
     def put(self, vectors: npt.NDArray[np.float32], name: str) -> None:
-        """Write checked vectors behind the rows that count; zero vectors under cosine are refused."""
+        """Write checked vectors behind the rows that count; what the metric cannot take is refused."""
         scale, bias = self.metric.row_terms(vectors, name)
         start, stop = self.count, self.count + len(vectors)
         self._data = grown(self._data, start, len(vectors))
@@ -57,9 +57,9 @@ class Rows:
         """Take over arrays without a copy (they may be memory-mapped); appending makes room elsewhere."""
         rows = cls(data.shape[1], metric)
         rows._data, rows.count = data, len(data)
-        if metric.name == "cosine":
+        if metric.row_term == "scale":
             rows._scale = terms
-        elif metric.name == "l2":
+        elif metric.row_term == "bias":
             rows._bias = terms
         return rows
 

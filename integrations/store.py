@@ -332,7 +332,7 @@ class Store:
         ids, next_id = _read_ids(snapshot)
         data, offset = _array(snapshot, "rows.npy", np.float32, (len(ids), dim), mmap=mmap)
         terms = None
-        if metric.name != "ip":
+        if metric.row_term is not None:
             terms, _ = _array(snapshot, "terms.npy", np.float64, (len(ids),), mmap=False)
         tokens = token_blocks = None
         if "tokens.npy" in snapshot:
@@ -398,7 +398,7 @@ class Store:
         view.check_rows()
         view.check_tokens()
         return {
-            "metric": self.metric.name,
+            "metric": self.metric,
             "data": np.ascontiguousarray(view.keys.data),
             "terms": self._rows.terms,
             "ids": [id if live else None for id, live in zip(view.ids[: view.count], alive, strict=True)],
@@ -408,7 +408,7 @@ class Store:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        rows = Rows.wrap(state["data"], state["terms"], Metric(state["metric"]))
+        rows = Rows.wrap(state["data"], state["terms"], state["metric"])
         tokens = None if state["tokens"] is None else Tokens.wrap(*state["tokens"])
         made = Store._of(rows, state["ids"], state["next_id"], tokens, state["payload"], None)
         self.__dict__.update(made.__dict__)

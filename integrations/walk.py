@@ -94,6 +94,7 @@ class Walk:
         most: int = 0,
         entries: npt.NDArray[Any] | None = None,
         max_steps: int | None = None,
+        difference: bool | None = None,
     ) -> Walked:
         """Return up to n rows for each query.
 
@@ -118,6 +119,8 @@ class Walk:
             Rows to begin at instead of the graph's entry point; -1, and rows that the graph has not, are none.
         max_steps : int, optional
             How many rows a query may leave by their links.
+        difference : True or None
+            The metric's: scores are then -bias * keys.scale * |query - row|^2. Of rows and queries in floats only.
 
         Returns
         -------
@@ -164,13 +167,16 @@ class Walk:
             ef,
             kernel_ready(allowed),
             which,
-            np.full(count, np.inf) if least is None else least,
+            np.full(count, np.inf) if least is None else least if difference is None else least / bias,
             begin,
             _FOREVER if max_steps is None else max_steps,
             work,
             *out,
+            difference,
         )
         self._free.append(work)
+        if difference is not None:  # the query's factor changes no order, so the walk goes without
+            np.multiply(out.scores, bias[:, None], out=out.scores, casting="same_kind")
         return out
 
     def _take(self, width: int, breadth: int, lanes: int) -> WalkWork:
