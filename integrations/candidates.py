@@ -90,7 +90,9 @@ def exact_search(
     step = max(1, _SCAN_BYTES // (8 * max(count, 1)))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        kernels.exact_top_k(queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part], metric.difference)
+        kernels.exact_top_k(
+            queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part], metric.difference
+        )
     found = positions >= 0
     labels = positions if rows is None else np.where(found, rows[positions], -1) if count else positions
     return labels, _distances(metric, similarities, found)
@@ -117,7 +119,9 @@ def exact_search_each(
         starts = np.concatenate([[0], ends[part]])
         starts[1:] -= ends[stop - 1] - len(ids)
         found = labels[part]
-        kernels.exact_top_k_each(queries[part], bias[part], *keys, ids, starts, 1.0, found, similarities[part], metric.difference)
+        kernels.exact_top_k_each(
+            queries[part], bias[part], *keys, ids, starts, 1.0, found, similarities[part], metric.difference
+        )
         if len(ids):
             found[:] = np.where(found >= 0, ids[np.maximum(found + starts[:-1, None], 0)], -1)
         start = stop

@@ -418,7 +418,16 @@ class Persistent(Documents):
                 )
             assert fresh._home is not None
             # Another may have been saved there, or this one after tune: with its settings, all but threads.
-            for name in ("_metric", "_attention", "_options", "_candidates", "_hnsw", "_index_name", "_fallback", "_model"):
+            for name in (
+                "_metric",
+                "_attention",
+                "_options",
+                "_candidates",
+                "_hnsw",
+                "_index_name",
+                "_fallback",
+                "_model",
+            ):
                 setattr(self, name, getattr(fresh, name))
             self._state, self._saved = fresh._state, fresh._saved
             home.snapshot, home.journaled = fresh._home.snapshot, fresh._home.journaled

@@ -142,9 +142,7 @@ def _products(query: Any, rows: Any, ids: Any, out: Any, difference: Any) -> Any
         i1 = min(i + 1, last)
         i2 = min(i + 2, last)
         i3 = min(i + 3, last)
-        out[i], out[i1], out[i2], out[i3] = four_dots(
-            query, rows, ids[i], ids[i1], ids[i2], ids[i3], difference
-        )
+        out[i], out[i1], out[i2], out[i3] = four_dots(query, rows, ids[i], ids[i1], ids[i2], ids[i3], difference)
 
 
 @jit

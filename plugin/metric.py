@@ -105,9 +105,7 @@ class Metric:
         self._refuse_zero(length, name)
         return 1.0 / length, None
 
-    def prepare(
-        self, queries: npt.NDArray[Any], name: str
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    def prepare(self, queries: npt.NDArray[Any], name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
         """Return queries (b, d) as the kernels want them, and a bias for each (under poincare a factor)."""
         if self.space is not None:
             return queries, 1.0 / self.space.margins(squares(queries), name)

@@ -77,7 +77,9 @@ class QueryExpansion:
         kernels.weighted_sum(weights, keys.data, keys.scale if cosine else None, rows, output)
         query = ((1.0 - self.mix) * pool.query + self.mix * output).astype(np.float32)[None]
         least = max(SMALLEST_NORM, _ROUNDING * norms(pool.query[None])[0])
-        if pool.metric.name in ("l2", "poincare") or norms(query)[0] >= least:  # else they cancel to noise: keep the query
+        if (
+            pool.metric.name in ("l2", "poincare") or norms(query)[0] >= least
+        ):  # else they cancel to noise: keep the query
             queries, bias = pool.metric.prepare(query, "query")
             pool.query, pool.query_bias = queries[0], float(bias[0])
         pool.scores = np.where(pool.scores == -np.inf, -np.inf, pool.logits())  # ruled out stays ruled out
