@@ -81,7 +81,7 @@ class Persistent(Documents):
 
     if TYPE_CHECKING:  # the bridge's own, as far as they are used here
 
-        def __init__(self, dim: int, metric: str = ..., attention: str = ..., **options: Any) -> None: ...
+        def __init__(self, dim: int, metric: str | None = ..., attention: str = ..., **options: Any) -> None: ...
 
         @property
         def config(self) -> dict[str, Any]:

@@ -205,6 +205,6 @@ def metric_of(row: AttentionType, options: Options, given: str | None) -> Metric
     own = row.metric(options)
     if given not in (None, own.name):
         raise InvalidConfigError(
-            f"metric must be {own.name!r} with attention={row.name!r}, which brings its own, got {given!r}; leave it out"
+            f"metric must be left out with attention={row.name!r}, which brings its own ({own.name!r}), got {given!r}"
         )
     return own

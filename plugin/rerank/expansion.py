@@ -19,7 +19,7 @@ class QueryExpansion:
     """Mix the query with the attention output over the top candidates, and score the pool again.
 
     The output is sum_j softmax(scale * s_j) x_j over the `top` candidates, s_j the similarity under the bridge's
-    metric, x_j the stored row (unit length under cosine; of the Poincare ball, the mean stays inside). It is alpha query expansion (Radenovic et al. 2018,
+    metric, x_j the stored row (unit length under cosine). It is alpha query expansion (Radenovic et al. 2018,
     section 4.3) with softmax weights, and one step of a modern Hopfield network (Ramsauer et al. 2020, equation 3).
 
     Parameters
