@@ -82,8 +82,8 @@ class HyperbolicSpace:
             row = outside[0]
             raise InvalidInputError(
                 f"{name} must lie inside the ball of radius {self.radius:g} (curvature {self.curvature:g}): row {row} "
-                f"has length {np.sqrt(squares.flat[row]):.9g}; map='expmap0' takes vectors of any direction and "
-                "length into it, HyperbolicSpace.project moves them back inside"
+                f"has length {np.sqrt(squares.flat[row]):.9g}; map='expmap0' takes tangent "
+                "vectors into it, HyperbolicSpace.project moves points back inside"
             )
         return np.asarray(margins, np.float64)
 
@@ -117,7 +117,9 @@ class HyperbolicSpace:
             if a.shape[-1] != b.shape[-1]:
                 raise ValueError
         except ValueError:
-            raise DimensionMismatchError(f"u and v must have rows of one shape, got {a.shape} and {b.shape}") from None
+            raise DimensionMismatchError(
+                f"u and v must have rows of one shape, got {a.shape} and {b.shape}; a single point goes with every row"
+            ) from None
         factors = self.margins(_squares(a), "u") * self.margins(_squares(b), "v")
         return np.asarray(2.0 * self.radius * np.arcsinh(np.sqrt(self.c * _squares(gap) / factors)))
 
