@@ -661,12 +661,13 @@ def compiled():
 done = CliRunner().invoke(cli, ["warmup"])
 assert done.exit_code == 0, done.output
 ready = compiled()
-rows = np.random.default_rng(1).standard_normal((50, 12))
+rows = np.random.default_rng(1).standard_normal((50, 12)) / 10
 tokens = [np.ones((i % 4, 5)) for i in range(50)]
 late = ab.LateInteraction()
-for metric in ("cosine", "ip", "l2"):
+for metric in ("cosine", "ip", "l2", "poincare"):
     for index in ("auto", "exact"):
-        made = ab.AttentionVectorBridge(12, metric, index=index)
+        attention = "poincare" if metric == "poincare" else "scaled_dot"
+        made = ab.AttentionVectorBridge(12, metric, attention, index=index)
         made.add(rows, tokens=tokens, payload={"n": list(range(50))})
         with tempfile.TemporaryDirectory() as folder:
             made.save(folder)

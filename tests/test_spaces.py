@@ -91,7 +91,7 @@ def test_distance_is_a_metric():
 def test_near_points_keep_their_digits():
     """acosh(1 + x) of them is 0 in float64; the limit is 2 |u - v| / (1 - |u|^2)."""
     point = np.array([0.6, 0.0])
-    near = point + [0.0, 1e-12]
+    near = point + np.array([0.0, 1e-12])
     assert float(ab.HyperbolicSpace().distance(point, near)) == pytest.approx(2e-12 / 0.64, rel=1e-4)
 
 

@@ -123,8 +123,9 @@ def poincare(parent: Array, depth: Array, dim: int, rounds: int) -> None:
             metric, keys, queries, bias, asked(flat, given, count, count)
         )
     runs["exact search, float32"] = lambda _: by_distance(
-        metric, keys, queries, bias, asked_exactly(keys, queries, bias)
+        metric, keys, queries, bias, scanned(keys, queries, bias, True)
     )
+    runs["exact search, products of float32 lifts"] = lambda _: scanned(Keys(lifted(rows, 1.0)), lifts, bias, None)
     recalls = {name: recall(run(0), truth) for name, run in runs.items()}
     middle = medians(interleaved(runs, rounds))
     far = metric.distances(-(keys.scale - 1.0))
@@ -142,12 +143,12 @@ def poincare(parent: Array, depth: Array, dim: int, rounds: int) -> None:
     )
 
 
-def asked_exactly(keys: Keys, queries: Array, bias: Array) -> Array:
+def scanned(keys: Keys, queries: Array, bias: Array, difference: bool | None) -> Array:
     """Return the K best by the float32 kernel."""
     ids, scores = np.empty((len(queries), K), np.int64), np.empty((len(queries), K))
     for start in range(0, len(queries), 50):
         part = slice(start, start + 50)
-        kernels.exact_top_k(queries[part], bias[part], *keys, None, 1.0, ids[part], scores[part], True)
+        kernels.exact_top_k(queries[part], bias[part], *keys, None, 1.0, ids[part], scores[part], difference)
     return ids
 
 
