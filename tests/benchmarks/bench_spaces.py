@@ -135,7 +135,7 @@ def poincare(parent: Array, depth: Array, dim: int, rounds: int) -> None:
         [
             (
                 name,
-                verdict(value, least=0.99) if name.startswith("walk") else f"{value:.3f}",
+                verdict(value, least=0.99) if name == f"walk under the distance, ef={EFS[-1]}" else f"{value:.3f}",
                 f"{QUERIES / middle[name]:,.0f}",
             )
             for name, value in recalls.items()
@@ -182,7 +182,7 @@ def inner_product(name: str, rows: Array, queries: Array) -> None:
         for graph, index in graphs.items():
             walk = Walk(Adjacency.from_index(index))
             got = [recall(walk.query(keys, queries, bias, K, ef=ef, allowed=allowed).ids, truth) for ef in EFS]
-            cells = [verdict(value, least=0.95) for value in got] if graph.startswith("ip") else got
+            cells = [verdict(value, least=0.95) for value in got] if mask is None else got
             lines.append((f"{what}: walk of {graph}", *(c if isinstance(c, str) else f"{c:.3f}" for c in cells)))
         if mask is None:
             got = [recall(asked(plain, queries, K, ef), truth) for ef in EFS]
