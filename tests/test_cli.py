@@ -22,7 +22,7 @@ import attnbridge.cli as command_line
 from attnbridge.integrations import HnswIndex
 from attnbridge.integrations import bridge as bridge_module
 from attnbridge.kernels import _jit
-from attnbridge.metric import METRICS
+from attnbridge.metric import FLAT_METRICS
 
 ROWS, DIM, TOKEN_DIM = 60, 7, 5
 
@@ -182,7 +182,7 @@ def test_defaults_in_the_help_are_the_library_s():
         assert shown
         assert shown == {name: signature[name].default for name in shown}
     choices = {parameter.name: parameter.type for parameter in index.params}
-    assert tuple(choices["metric"].choices) == METRICS
+    assert tuple(choices["metric"].choices) == FLAT_METRICS
 
 
 # ---- index
