@@ -25,7 +25,7 @@ from attnbridge.integrations.tuning import tune as tune_bridge
 from attnbridge.integrations.view import Allowed, View
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
-from attnbridge.scoring import resolve
+from attnbridge.scoring import metric_of, resolve
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_text, as_vector
 
@@ -40,9 +40,10 @@ class AttentionVectorBridge(Constructors):
     ----------
     dim : int
         Dimension of the vectors.
-    metric : {"cosine", "ip", "l2"}, default "cosine"
-        What near means: q . x over both lengths, q . x, or -abs(q - x)^2 / 2. Logits are the attention's scale times
-        this similarity, so that plain attention keeps the metric's order.
+    metric : {"cosine", "ip", "l2"}, optional
+        What near means: q . x over both lengths (the default), q . x, or -abs(q - x)^2 / 2. Logits are the attention's
+        scale times this similarity, so that plain attention keeps the metric's order. attention="poincare" brings its
+        own: hyperbolic distance.
     attention : str, default "scaled_dot"
         A name or alias from `attention_types`.
     index : {"auto", "hnsw", "exact"} or CandidateSource, default "auto"
@@ -68,7 +69,9 @@ class AttentionVectorBridge(Constructors):
         seed builds the same index twice.
     **options : object
         The attention's options. For scaled_dot: scale, by default 20 under cosine (unit vectors need a temperature of
-        0.05 for weights that differ) and 1/sqrt(dim) otherwise.
+        0.05 for weights that differ) and 1/sqrt(dim) otherwise. For poincare: temperature (1.0), curvature (-1.0), and
+        map, "ball" or "expmap0" where vectors and queries are tangent vectors at the origin: stored are their points,
+        and `get` returns what was added but for float32 rounding.
 
     Raises
     ------
@@ -91,7 +94,7 @@ class AttentionVectorBridge(Constructors):
     def __init__(
         self,
         dim: int,
-        metric: str = "cosine",
+        metric: str | None = None,
         attention: str = "scaled_dot",
         *,
         index: str | CandidateSource = "auto",
@@ -108,8 +111,9 @@ class AttentionVectorBridge(Constructors):
         threads: int | None = None,
         **options: Any,
     ) -> None:
-        dim, measure = as_dim(dim), Metric(metric)
+        dim = as_dim(dim)
         self._attention, self._options = resolve(attention, options)
+        measure = metric_of(self._attention, self._options, metric)
         if self._options.get("scale", 0.0) is None:
             self._options["scale"] = measure.default_scale(dim)
         self._fallback: str | None = None
@@ -143,8 +147,9 @@ class AttentionVectorBridge(Constructors):
             )
         if index.dim != dim:
             raise InvalidConfigError(f"index must have dim={dim}, got {index.dim}")
-        if getattr(index, "metric", metric.name) != metric.name:
-            raise InvalidConfigError(f"index must have metric={metric.name!r}, got {index.metric!r}")  # type: ignore[attr-defined]
+        wanted = metric.build if isinstance(index, HnswIndex) else metric.name
+        if getattr(index, "metric", wanted) != wanted:
+            raise InvalidConfigError(f"index must have metric={wanted!r}, got {index.metric!r}")  # type: ignore[attr-defined]
         if len(index):
             raise InvalidConfigError(f"index must be empty, got one with {len(index)} rows; add them here")
         self._index_name = {HnswIndex: "hnsw", ExactIndex: "exact"}.get(type(index), "custom")
@@ -162,7 +167,7 @@ class AttentionVectorBridge(Constructors):
         self._index_name = index
         if index == "exact":
             return None
-        return Graph(HnswIndex(dim, metric.name, **hnsw, threads=threads), engine=self._engine)
+        return Graph(HnswIndex(dim, metric.build, **hnsw, threads=threads), engine=self._engine)
 
     # ---- settings
 
@@ -260,7 +265,8 @@ class AttentionVectorBridge(Constructors):
         threshold : float, optional
             Least final score.
         radius : float, optional
-            Largest distance, in the units of `Hits.distances` (cosine and ip: 1 - similarity; l2: squared).
+            Largest distance, in the units of `Hits.distances` (cosine and ip: 1 - similarity; l2: squared; poincare:
+            hyperbolic).
         offset : int, default 0
             Skip this many of the best.
         exact : bool, default False
@@ -306,7 +312,7 @@ class AttentionVectorBridge(Constructors):
         store, source = self._state
         view, exclude = store.view, -1
         if id is None:
-            vector = as_vector(query, "query", dim=self._dim)
+            vector = self._metric.points(as_vector(query, "query", dim=self._dim))
         else:
             if not is_one_id(id):
                 raise InvalidInputError(f"id must be one str or int, got {id!r}; search for several one by one")
@@ -404,7 +410,7 @@ class AttentionVectorBridge(Constructors):
         >>> [hits.ids for hits in bridge.search_batch([[1.0, 0.1], [0.1, 1.0]], k=1)]
         [['e'], ['n']]
         """
-        matrix = as_matrix(queries, "queries", dim=self._dim)
+        matrix = self._metric.points(as_matrix(queries, "queries", dim=self._dim))
         store, source = self._state
         return self._run(
             matrix,

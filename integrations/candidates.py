@@ -90,7 +90,9 @@ def exact_search(
     step = max(1, _SCAN_BYTES // (8 * max(count, 1)))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        kernels.exact_top_k(queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part])
+        kernels.exact_top_k(
+            queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part], metric.difference
+        )
     found = positions >= 0
     labels = positions if rows is None else np.where(found, rows[positions], -1) if count else positions
     return labels, _distances(metric, similarities, found)
@@ -117,7 +119,9 @@ def exact_search_each(
         starts = np.concatenate([[0], ends[part]])
         starts[1:] -= ends[stop - 1] - len(ids)
         found = labels[part]
-        kernels.exact_top_k_each(queries[part], bias[part], *keys, ids, starts, 1.0, found, similarities[part])
+        kernels.exact_top_k_each(
+            queries[part], bias[part], *keys, ids, starts, 1.0, found, similarities[part], metric.difference
+        )
         if len(ids):
             found[:] = np.where(found >= 0, ids[np.maximum(found + starts[:-1, None], 0)], -1)
         start = stop
@@ -177,7 +181,9 @@ class ExactIndex:
     Parameters
     ----------
     dim : int
-    metric : {"cosine", "ip", "l2"}, default "cosine"
+    metric : {"cosine", "ip", "l2", "poincare"}, default "cosine"
+    curvature : float, optional
+        Of poincare, -1.0 by default.
 
     Examples
     --------
@@ -188,9 +194,9 @@ class ExactIndex:
     (array([[8]]), array([[1.]], dtype=float32))
     """
 
-    def __init__(self, dim: int, metric: str = "cosine") -> None:
+    def __init__(self, dim: int, metric: str = "cosine", *, curvature: float | None = None) -> None:
         self.dim = as_dim(dim)
-        self._rows = Rows(self.dim, Metric(metric))
+        self._rows = Rows(self.dim, Metric(metric, curvature))
         self._labels = np.empty(0, np.int64)  # of each row
         self._alive = np.empty(0, np.bool_)
         self._row_of: dict[int, int] = {}

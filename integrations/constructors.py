@@ -18,6 +18,7 @@ from attnbridge.integrations.store import Store
 from attnbridge.integrations.tables import Columns, Source, from_file, from_relation
 from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.progress import progress_bar
+from attnbridge.scoring import resolve
 from attnbridge.validation import as_matrix
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Constructors(Persistent):
         for name in settings:
             if name in options:
                 raise InvalidConfigError(f"{name} cannot be given: it is that of the hnswlib index")
-        bridge = cls(settings.pop("dim"), settings.pop("metric"), attention, threads=threads, **settings, **options)
+        dim, metric = settings.pop("dim"), settings.pop("metric")
+        fitting = resolve(attention, {})[0].build_space == metric  # graph of a type with a metric of its own
+        bridge = cls(dim, None if fitting else metric, attention, threads=threads, **settings, **options)
         live = np.setdiff1d(np.arange(len(labels)), removed)
         names = bridge._state.store.new_ids(labels[live].tolist() if ids is None else ids, len(live))
         if len(set(names)) < len(names):
@@ -88,7 +91,8 @@ class Constructors(Persistent):
                 raise InvalidInputError(f"vectors must have a row for each of {len(live)} labels, got {len(given)}")
             own[live] = given
         size = norms(own[removed])
-        own[removed[~((size > SMALLEST_NORM) & np.isfinite(size))]] = 1.0  # searches only come through there
+        own[removed[~((size > SMALLEST_NORM) & np.isfinite(size))]] = 0.0 if fitting else 1.0  # only led through
+        own = bridge._metric.points(own)
         bridge._state = State(
             Store.adopt(own, bridge._metric, names, live, bridge._state.store.settings),
             Graph(source, len(labels), engine=bridge._engine),

@@ -156,7 +156,7 @@ class Documents:
         array([3., 4.], dtype=float32)
         """
         view, rows = self._state.store.rows_of(id_list(ids))
-        vectors = view.vectors(np.array(rows, np.int64))
+        vectors = self._metric.given(view.vectors(np.array(rows, np.int64)))
         return vectors[0] if is_one_id(ids) else vectors
 
     def get_tokens(self, ids: Id | Sequence[Id]) -> list[npt.NDArray[np.float16]]:
@@ -242,7 +242,7 @@ class Documents:
 
         view = self._state.store.view
         rows = view.live_rows
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(view.vectors(rows).ravel()), self._dim)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self._metric.given(view.vectors(rows)).ravel()), self._dim)
         table = pa.table({"id": view.live_ids(), "vector": vectors})
         if view.payload is None:
             return table
@@ -393,11 +393,12 @@ class Documents:
                 matrix = matrix[kept]
                 halves = None if halves is None else [halves[i] for i in kept]
                 table = None if table is None else table.take(kept)
-            self._metric.row_terms(matrix, "vectors")  # refuses zero vectors
+            points = self._metric.points(matrix)
+            self._metric.row_terms(points, "vectors")  # refuses what the metric cannot take
             columns = store.appended(table, len(matrix))
             distinct = [given[i] for i in kept]
             with self._recorded("add", ids=distinct, vectors=matrix, tokens=halves, table=table):
-                self._append(store, source, distinct, matrix, halves, columns)
+                self._append(store, source, distinct, points, halves, columns)
         self._link(wait, progress)
         return given
 

@@ -27,9 +27,9 @@ from attnbridge.errors import (
 from attnbridge.integrations.adjacency import Adjacency
 from attnbridge.integrations.candidates import Distances, Labels, as_labels, check_new_labels
 from attnbridge.integrations.snapshot import Snapshot, load_snapshot, write_snapshot
-from attnbridge.metric import Metric, norms
+from attnbridge.metric import FLAT_METRICS, Metric, norms
 from attnbridge.threads import ReadWriteLock, usable_threads
-from attnbridge.validation import as_count, as_dim, as_matrix
+from attnbridge.validation import as_choice, as_count, as_dim, as_matrix
 
 _REINSTALL = "pip install --force-reinstall --no-cache-dir --no-binary hnswlib hnswlib"
 
@@ -158,7 +158,7 @@ class HnswIndex:
     ) -> None:
         self._hnswlib = load_hnswlib()
         self.dim = as_dim(dim)
-        self._metric = Metric(metric)
+        self._metric = Metric(as_choice(metric, "metric", FLAT_METRICS))
         self.M = as_count(M, "M", least=2)
         if self.M > 10_000:
             raise InvalidConfigError(f"M must be at most 10000, got {self.M}")

@@ -86,7 +86,7 @@ class Persistent(Documents):
 
     if TYPE_CHECKING:  # the bridge's own, as far as they are used here
 
-        def __init__(self, dim: int, metric: str = ..., attention: str = ..., **options: Any) -> None: ...
+        def __init__(self, dim: int, metric: str | None = ..., attention: str = ..., **options: Any) -> None: ...
 
         @property
         def config(self) -> dict[str, Any]:
@@ -432,6 +432,7 @@ class Persistent(Documents):
             assert fresh._home is not None
             # Another may have been saved there, or this one after tune: with its settings, all but threads.
             names = (
+                "_metric",
                 "_attention",
                 "_options",
                 "_candidates",

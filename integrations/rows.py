@@ -41,11 +41,11 @@ class Rows:
         self.dtype = dtype
         self.count = 0
         self._data: npt.NDArray[Any] = np.empty((0, dim), STORED[dtype])
-        self._terms: npt.NDArray[Any] | None = None if metric.name == "ip" else np.empty(0)
+        self._terms: npt.NDArray[Any] | None = None if metric.row_term is None else np.empty(0)
         self._steps: npt.NDArray[Any] | None = None if dtype == "float32" else np.empty(0)
 
     def put(self, vectors: npt.NDArray[np.float32], name: str) -> None:
-        """Write checked vectors behind the rows that count; zero vectors under cosine are refused."""
+        """Write checked vectors behind the rows that count; what the metric cannot take is refused."""
         scale, bias = self.metric.row_terms(vectors, name)
         terms, data, steps = bias if scale is None else scale, vectors, None
         if self._steps is not None:

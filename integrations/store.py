@@ -404,7 +404,7 @@ class Store:
         ids, next_id = _read_ids(snapshot)
         dtype = settings.dtype if settings.packed else "float32"
         data, offset = _array(snapshot, "rows.npy", DISK[dtype], (len(ids), dim), mmap=mmap)
-        terms = None if metric.name == "ip" else _numbers(snapshot, "terms.npy", len(ids))
+        terms = None if metric.row_term is None else _numbers(snapshot, "terms.npy", len(ids))
         steps = _numbers(snapshot, "steps.npy", len(ids)) if settings.packed else None
         rows = Rows.wrap(data.view(STORED[dtype]), terms, steps, metric)
         codes, clipped = _read_codes(snapshot, len(ids), dim, settings, mmap)
@@ -490,7 +490,7 @@ class Store:
         view.check_tokens()
         coded = view.walk is not view.keys
         return {
-            "metric": self.metric.name,
+            "metric": self.metric,
             "settings": self.settings,
             "data": np.ascontiguousarray(view.keys.data),
             "terms": self._terms(view),
@@ -503,7 +503,7 @@ class Store:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        rows = Rows.wrap(state["data"], state["terms"], state["steps"], Metric(state["metric"]))
+        rows = Rows.wrap(state["data"], state["terms"], state["steps"], state["metric"])
         codes, clipped = None, 0
         if state["codes"] is not None:
             data, reduction, clipped = state["codes"]

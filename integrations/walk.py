@@ -216,6 +216,7 @@ class Walk:
         most: int = 0,
         entries: npt.NDArray[Any] | None = None,
         max_steps: int | None = None,
+        difference: bool | None = None,
     ) -> Walked:
         """Return up to n rows for each query.
 
@@ -245,6 +246,8 @@ class Walk:
             Rows to begin at instead of the graph's entry point; -1, and rows that the graph has not, are none.
         max_steps : int, optional
             How many rows a query may leave by their links.
+        difference : True or None
+            The metric's: scores are then -bias * keys.scale * |query - row|^2. Of rows and queries in floats only.
 
         Returns
         -------
@@ -288,13 +291,16 @@ class Walk:
             kernel_ready(allowed),
             which,
             np.zeros(count, np.bool_) if across is None else across & (which >= 0),
-            np.full(count, np.inf) if least is None else least,
+            np.full(count, np.inf) if least is None else least if difference is None else least / bias,
             begin,
             _FOREVER if max_steps is None else max_steps,
             work,
             *out,
+            difference,
         )
         self._free.append(work)
+        if difference is not None:  # the query's factor changes no order, so the walk goes without
+            np.multiply(out.scores, bias[:, None], out=out.scores, casting="same_kind")
         return out
 
     def _take(self, width: int, breadth: int, lanes: int) -> WalkWork:

@@ -7,6 +7,7 @@ by ``attnbridge.threads``, one floor up.
 
 from attnbridge.kernels.codes import project, to_int8
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
+from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
@@ -21,8 +22,10 @@ __all__ = [
     "list_levels",
     "logsumexp",
     "maxsim",
+    "poincare",
     "project",
     "rerank",
+    "rerank_poincare",
     "row_squares",
     "scan",
     "softmax",

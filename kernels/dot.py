@@ -144,8 +144,20 @@ if not numba.config.DISABLE_JIT:
 
 
 @jit
-def four_dots(query: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
-    """Return query . rows[i] for i in (a, b, c, e), in the query's precision.
+def term(x: Any, y: Any, difference: Any) -> Any:
+    """Return a coordinate's share of a pair's product: x y, or -(x - y)^2 where `difference` is not None.
+
+    None has a type of its own, so that each of the two is compiled without the other.
+    """
+    if difference is None:
+        return x * y
+    gap = x - y
+    return -(gap * gap)
+
+
+@jit
+def four_dots(query: Any, rows: Any, a: Any, b: Any, c: Any, e: Any, difference: Any = None) -> Any:
+    """Return query . rows[i] (or -|query - rows[i]|^2) for i in (a, b, c, e), in the query's precision.
 
     Four rows a pass: the query is read once and four streams of memory are under way at a time.
     """
@@ -156,10 +168,10 @@ def four_dots(query: Any, rows: Any, a: Any, b: Any, c: Any, e: Any) -> Any:
     s3 = zero
     for j in range(query.shape[0]):
         x = query[j]
-        s0 += x * load(rows[a, j])
-        s1 += x * load(rows[b, j])
-        s2 += x * load(rows[c, j])
-        s3 += x * load(rows[e, j])
+        s0 += term(x, load(rows[a, j]), difference)
+        s1 += term(x, load(rows[b, j]), difference)
+        s2 += term(x, load(rows[c, j]), difference)
+        s3 += term(x, load(rows[e, j]), difference)
     return s0, s1, s2, s3
 
 
@@ -173,8 +185,8 @@ def dot_float64(query: Any, rows: Any, row: Any) -> Any:
 
 
 @jit
-def _products(query: Any, rows: Any, ids: Any, out: Any) -> Any:
-    """Write out[i] = query . rows[ids[i]] (or rows[i]) as it comes in the query's precision.
+def _products(query: Any, rows: Any, ids: Any, out: Any, difference: Any) -> Any:
+    """Write out[i] = query . rows[ids[i]] (or rows[i]; or minus the squared difference), in the query's precision.
 
     The last pass repeats a row instead of running a second loop, so that a pair's product has the same bits
     wherever it stands.
@@ -186,7 +198,7 @@ def _products(query: Any, rows: Any, ids: Any, out: Any) -> Any:
             i1 = min(i + 1, last)
             i2 = min(i + 2, last)
             i3 = min(i + 3, last)
-            out[i], out[i1], out[i2], out[i3] = four_dots(query, rows, i, i1, i2, i3)
+            out[i], out[i1], out[i2], out[i3] = four_dots(query, rows, i, i1, i2, i3, difference)
         return
     step = max(1, 64 // rows.itemsize)
     for i in range(min(AHEAD, count)):
@@ -199,28 +211,43 @@ def _products(query: Any, rows: Any, ids: Any, out: Any) -> Any:
         i1 = min(i + 1, last)
         i2 = min(i + 2, last)
         i3 = min(i + 3, last)
-        out[i], out[i1], out[i2], out[i3] = four_dots(query, rows, ids[i], ids[i1], ids[i2], ids[i3])
+        out[i], out[i1], out[i2], out[i3] = four_dots(query, rows, ids[i], ids[i1], ids[i2], ids[i3], difference)
 
 
 @jit
-def dot(query: Any, query_bias: Any, rows: Any, row_scale: Any, row_bias: Any, ids: Any, scale: Any, out: Any) -> Any:
+def dot(
+    query: Any,
+    query_bias: Any,
+    rows: Any,
+    row_scale: Any,
+    row_bias: Any,
+    ids: Any,
+    scale: Any,
+    out: Any,
+    difference: Any = None,
+) -> Any:
     """Write out[i] = (row_scale[r] * query . rows[r] + row_bias[r] + query_bias) * scale, r = ids[i] (or i).
+
+    With `difference`, out[i] = -query_bias * row_scale[r] * |query - rows[r]|^2 * scale.
 
     Parameters
     ----------
     query : (d,) float32 or float64
     query_bias : float
+        With `difference` a factor.
     rows : (n, d) float32, float64, int8 or uint16 (bits of float16)
     row_scale, row_bias : (n,) float64 or None (1 and 0)
     ids : (m,) int64 or None for all rows
     scale : float
     out : (m,) float64
+    difference : True or None
 
     Notes
     -----
-    Rows are read in place. The float32 product of a pair beyond FLOAT32_LIMIT is redone in float64.
+    Rows are read in place. The float32 product of a pair beyond FLOAT32_LIMIT is redone in float64; a sum of squared
+    differences cannot cancel, and keeps float32's relative accuracy at any size.
     """
-    _products(query, rows, ids, out)
+    _products(query, rows, ids, out, difference)
     for i in range(out.shape[0]):
         row = i
         if ids is not None:
@@ -228,13 +255,16 @@ def dot(query: Any, query_bias: Any, rows: Any, row_scale: Any, row_bias: Any, i
         factor = scale
         if row_scale is not None:
             factor *= row_scale[row]
-        value = out[i] * factor
-        if not abs(value) <= FLOAT32_LIMIT:
-            value = dot_float64(query, rows, row) * factor
-        bias = query_bias
-        if row_bias is not None:
-            bias += row_bias[row]
-        out[i] = value + bias * scale
+        if difference is None:
+            value = out[i] * factor
+            if not abs(value) <= FLOAT32_LIMIT:
+                value = dot_float64(query, rows, row) * factor
+            bias = query_bias
+            if row_bias is not None:
+                bias += row_bias[row]
+            out[i] = value + bias * scale
+        else:
+            out[i] *= factor * query_bias
 
 
 @jit

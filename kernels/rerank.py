@@ -19,6 +19,27 @@ ROWS_A_VISIT = 32
 
 
 @jit
+def weigh_best(scores: Any, ids: Any, positions: Any, logits: Any, weights: Any) -> Any:
+    """Write the positions of the best scores, ties by the smaller id, these, and their softmax among all scores."""
+    found = top_k(scores, ids, positions)
+    # The denominator over the best logit, which top_k has found already.
+    total = 0.0
+    if found > 0:
+        best = scores[positions[0]]
+        for i in range(scores.shape[0]):
+            total += exp_nonpositive(scores[i] - best)
+    for i in range(positions.shape[0]):
+        if i < found:
+            logit = scores[positions[i]]
+            logits[i] = logit
+            weights[i] = exp_nonpositive(logit - scores[positions[0]]) / total
+        else:
+            positions[i] = -1
+            logits[i] = -np.inf
+            weights[i] = 0.0
+
+
+@jit
 def rerank(
     queries: Any,
     query_bias: Any,
@@ -49,29 +70,13 @@ def rerank(
     positions : (b, k) int64, filled with positions in `ids`, best first, then -1; ties by the smaller id
     logits, weights : (b, k) float64
     """
-    k = positions.shape[1]
     buffer = np.empty(ids.shape[1], np.float64)
     for b in range(queries.shape[0]):
         count = counts[b]
         candidates = ids[b, :count]
         scores = buffer[:count]
         dot(queries[b], query_bias[b], rows, row_scale, row_bias, candidates, scale, scores)
-        found = top_k(scores, candidates, positions[b])
-        # The denominator over the best logit, which top_k has found already.
-        total = 0.0
-        if found > 0:
-            best = scores[positions[b, 0]]
-            for i in range(count):
-                total += exp_nonpositive(scores[i] - best)
-        for i in range(k):
-            if i < found:
-                logit = scores[positions[b, i]]
-                logits[b, i] = logit
-                weights[b, i] = exp_nonpositive(logit - scores[positions[b, 0]]) / total
-            else:
-                positions[b, i] = -1
-                logits[b, i] = -np.inf
-                weights[b, i] = 0.0
+        weigh_best(scores, candidates, positions[b], logits[b], weights[b])
 
 
 @jit
@@ -97,6 +102,7 @@ def exact_top_k(
     scale: Any,
     positions: Any,
     logits: Any,
+    difference: Any = None,
 ) -> Any:
     """Find each query's k best among all the rows named in `ids` (or all rows), by reading every one.
 
@@ -110,6 +116,8 @@ def exact_top_k(
     scale : float
     positions : (b, k) int64, filled with positions in `ids` (row numbers without), best first, then -1
     logits : (b, k) float64
+    difference : True or None
+        As for `dot`.
 
     Notes
     -----
@@ -124,11 +132,11 @@ def exact_top_k(
         for b in range(queries.shape[0]):
             out = scores[b, start:stop]
             if ids is not None:
-                dot(queries[b], query_bias[b], rows, row_scale, row_bias, ids[start:stop], scale, out)
+                dot(queries[b], query_bias[b], rows, row_scale, row_bias, ids[start:stop], scale, out, difference)
             else:
                 scales = None if row_scale is None else row_scale[start:stop]
                 biases = None if row_bias is None else row_bias[start:stop]
-                dot(queries[b], query_bias[b], rows[start:stop], scales, biases, None, scale, out)
+                dot(queries[b], query_bias[b], rows[start:stop], scales, biases, None, scale, out, difference)
     for b in range(queries.shape[0]):
         _keep_best(scores[b], positions[b], logits[b])
 
@@ -145,6 +153,7 @@ def exact_top_k_each(
     scale: Any,
     positions: Any,
     logits: Any,
+    difference: Any = None,
 ) -> Any:
     """Find each query's k best among the rows of its own list; to the bit what `exact_top_k` finds for it alone.
 
@@ -159,6 +168,8 @@ def exact_top_k_each(
     scale : float
     positions : (b, k) int64, filled with positions in the query's list, best first, then -1
     logits : (b, k) float64
+    difference : True or None
+        As for `dot`.
 
     Notes
     -----
@@ -182,6 +193,7 @@ def exact_top_k_each(
             ends[b] = end
             if end > start:
                 own = ids[start:end]
-                dot(queries[b], query_bias[b], rows, row_scale, row_bias, own, scale, scores[start:end])
+                out = scores[start:end]
+                dot(queries[b], query_bias[b], rows, row_scale, row_bias, own, scale, out, difference)
     for b in range(queries.shape[0]):
         _keep_best(scores[starts[b] : starts[b + 1]], positions[b], logits[b])

@@ -12,7 +12,7 @@ import numpy as np
 from numba.extending import overload
 
 from attnbridge.kernels._jit import jit
-from attnbridge.kernels.dot import chunk_dots, load, prefetch
+from attnbridge.kernels.dot import chunk_dots, load, prefetch, term
 
 LOW = 0xFFFFFFFF
 WORST = -(1 << 63)  # below the key of any row
@@ -82,7 +82,9 @@ def sink(heap: Any, lane: Any, size: Any, key: Any) -> Any:
 # ---- scores of a few rows
 
 
-def _float_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+def _float_products(
+    queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any, difference: Any
+) -> Any:
     last = count - 1
     i = 0
     while i < count:
@@ -99,10 +101,10 @@ def _float_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any
         s3 = np.float32(0)
         for j in range(rows.shape[1]):
             x = queries[number, j]
-            s0 += x * load(rows[a, j])
-            s1 += x * load(rows[b, j])
-            s2 += x * load(rows[c, j])
-            s3 += x * load(rows[e, j])
+            s0 += term(x, load(rows[a, j]), difference)
+            s1 += term(x, load(rows[b, j]), difference)
+            s2 += term(x, load(rows[c, j]), difference)
+            s3 += term(x, load(rows[e, j]), difference)
         scores[lane, i] = s0
         scores[lane, i1] = s1
         scores[lane, i2] = s2
@@ -110,7 +112,9 @@ def _float_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any
         i += 4
 
 
-def _whole_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+def _whole_products(
+    queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any, difference: Any
+) -> Any:
     last = count - 1
     i = 0
     while i < count:
@@ -135,20 +139,25 @@ def _whole_products(queries: Any, number: Any, rows: Any, near: Any, scores: Any
         i += 4
 
 
-def products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+def products(
+    queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any, difference: Any
+) -> Any:
     """Write scores[lane, i] = queries[number] . rows[near[lane, i]], i < count, four rows a pass.
 
-    In float32, or, of int8 queries and rows, in whole numbers.
+    In float32 (there minus the squared difference where `difference` is not None), or, of int8 queries and rows, in
+    whole numbers.
     """
     if queries.dtype == np.int8:
-        return _whole_products(queries, number, rows, near, scores, lane, count)
-    return _float_products(queries, number, rows, near, scores, lane, count)
+        return _whole_products(queries, number, rows, near, scores, lane, count, difference)
+    return _float_products(queries, number, rows, near, scores, lane, count, difference)
 
 
 if not numba.config.DISABLE_JIT:
 
     @overload(products)
-    def _products(queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any) -> Any:
+    def _products(
+        queries: Any, number: Any, rows: Any, near: Any, scores: Any, lane: Any, count: Any, difference: Any
+    ) -> Any:
         return _whole_products if queries.dtype == numba.int8 else _float_products
 
 
@@ -398,10 +407,12 @@ def walk(
     scores: Any,
     counts: Any,
     steps: Any,
+    difference: Any = None,
 ) -> Any:
     """Find each query's best rows by walking the graph: greedily down its layers, then best first with breadth ef.
 
-    score = query_scale * row_scale[r] * query . rows[r] + row_bias[r] + query_bias, in float32.
+    score = query_scale * row_scale[r] * query . rows[r] + row_bias[r] + query_bias, in float32; with `difference`
+    -row_scale[r] * |query - rows[r]|^2.
 
     Parameters
     ----------
@@ -438,6 +449,8 @@ def walk(
     counts : (b,) int64, how many were found, at most k
     steps : (b,) int64
         How many rows of layer 0 were left; more than max_steps where that was the end of it.
+    difference : True or None
+        True for rows and queries in floats only.
 
     Notes
     -----
@@ -483,7 +496,7 @@ def walk(
                 continue
             # second turn: score them, and choose where to go on
             count = state[lane, PENDING]
-            products(queries, number, rows, near, near_scores, lane, count)
+            products(queries, number, rows, near, near_scores, lane, count, difference)
             factor = 1.0 if query_scale is None else query_scale[number]
             add_terms(factor, query_bias[number], row_scale, row_bias, near, near_scores, lane, count)
             if state[lane, LEVEL] > 0:

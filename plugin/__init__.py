@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hit as Hit
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
+    from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -60,6 +61,7 @@ _HOME = {
     "AttentionVectorBridge": "attnbridge.integrations.bridge",
     "Hit": "attnbridge.hits",
     "Hits": "attnbridge.hits",
+    "HyperbolicSpace": "attnbridge.manifolds",
     "LateInteraction": "attnbridge.rerank",
     "QueryExpansion": "attnbridge.rerank",
     "attention": "attnbridge.functional",

@@ -71,9 +71,15 @@ def _logits(
     row: AttentionType, options: dict[str, Any], queries: np.ndarray, keys: np.ndarray
 ) -> npt.NDArray[np.float64]:
     out = np.empty((len(queries), len(keys)))
-    stored = Keys(keys)
+    bias, stored = np.zeros(len(queries)), Keys(keys)
+    if row.metric is not None:
+        require_finite(keys, "keys")
+        metric = row.metric(options)
+        points = metric.points(keys)
+        stored = Keys(points, *metric.row_terms(points, "keys"))
+        queries, bias = metric.prepare(metric.points(queries), "query")
     for i in range(len(queries)):
-        row.logits(queries[i], 0.0, stored, None, options, out[i])
+        row.logits(queries[i], bias[i], stored, None, options, out[i])
     if not np.isfinite(out).all():  # a finite float32 key cannot get here: products are redone in float64
         require_finite(keys, "keys")
         raise InvalidInputError("query and keys must have products within float64 (1.8e308); rescale them")
@@ -134,7 +140,7 @@ def attention_logits(
     max_keys : int, default 100,000
         More keys than this are refused.
     **options : object
-        Options of the type, for scaled_dot: scale (default 1/sqrt(d)).
+        Options of the type, as `attention_types` lists them; for scaled_dot: scale (default 1/sqrt(d)).
 
     Returns
     -------
@@ -181,7 +187,7 @@ def attention_scores(
     max_keys : int, default 100,000
         More keys than this are refused.
     **options : object
-        Options of the type, for scaled_dot: scale (default 1/sqrt(d)).
+        Options of the type, as `attention_types` lists them; for scaled_dot: scale (default 1/sqrt(d)).
 
     Returns
     -------
@@ -213,7 +219,7 @@ def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`; a pairwise one.
     **options : object
-        Options of the type, for scaled_dot: scale (default 1/sqrt(d)).
+        Options of the type, as `attention_types` lists them; for scaled_dot: scale (default 1/sqrt(d)).
 
     Returns
     -------
@@ -265,7 +271,7 @@ def attention(
     max_keys : int, default 100,000
         More keys than this are refused.
     **options : object
-        Options of the type, for scaled_dot: scale (default 1/sqrt(d)).
+        Options of the type, as `attention_types` lists them; for scaled_dot: scale (default 1/sqrt(d)).
 
     Returns
     -------

@@ -26,7 +26,7 @@ class Hit(NamedTuple):
     weight : float
         Softmax of the final scores over all candidates.
     distance : float
-        The index's distance (cosine and ip: 1 - similarity; l2: squared).
+        The index's distance (cosine and ip: 1 - similarity; l2: squared; poincare: hyperbolic).
     rank_before : int
         Rank among the candidates by distance, from 0; -1 for a hit that was not one of them.
 
@@ -55,7 +55,7 @@ class Hits(Sequence[Hit]):
     weights : ndarray of float64, (k,)
         Softmax of the final scores over all candidates; they sum to 1 only when every candidate is a hit.
     distances : ndarray of float32, (k,)
-        The index's distances (cosine and ip: 1 - similarity; l2: squared).
+        The index's distances (cosine and ip: 1 - similarity; l2: squared; poincare: hyperbolic).
     ranks_before : ndarray of int64, (k,)
         Rank of each hit among the candidates by distance, from 0.
     parts : dict of str to ndarray, (k,)

@@ -1,16 +1,19 @@
-"""The three metrics of a vector index: how each turns stored rows and a query into similarities.
+"""The metrics of a vector index: how each turns stored rows and a query into similarities.
 
 A similarity is higher for nearer rows and is what attention scales into a logit:
 
-==========  =========================  ====================
-metric      similarity                 distance (hnswlib's)
-==========  =========================  ====================
-cosine      q . x / (abs(q) abs(x))    1 - similarity
-ip          q . x                      1 - similarity
-l2          -abs(q - x)^2 / 2          -2 similarity
-==========  =========================  ====================
+==========  =============================================  ================================
+metric      similarity                                     distance (of the first three, hnswlib's)
+==========  =============================================  ================================
+cosine      q . x / (abs(q) abs(x))                        1 - similarity
+ip          q . x                                          1 - similarity
+l2          -abs(q - x)^2 / 2                              -2 similarity
+poincare    -c abs(q - x)^2 / ((1 - c q.q) (1 - c x.x))    2 / sqrt(c) asinh(sqrt(-similarity))
+==========  =============================================  ================================
 
-All three come from one kernel: (row_scale * q . x + row_bias + query_bias) * scale.
+All come from one kernel: (row_scale * q . x + row_bias + query_bias) * scale, for poincare
+row_scale * query_bias * -abs(q - x)^2 * scale: near the boundary of the ball, a product would lose what tells points
+apart.
 """
 
 from typing import Any, NamedTuple
@@ -19,10 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.errors import InvalidInputError
+from attnbridge.errors import InvalidConfigError, InvalidInputError
+from attnbridge.manifolds import Float, HyperbolicSpace
 from attnbridge.validation import as_choice
 
-METRICS = ("cosine", "ip", "l2")
+FLAT_METRICS = ("cosine", "ip", "l2")
+METRICS = (*FLAT_METRICS, "poincare")
+MAPS = ("ball", "expmap0")
 
 # Rows shorter than this lose digits in float32 products; under cosine they count as zero vectors.
 SMALLEST_NORM = 1e-30
@@ -49,24 +55,48 @@ def norms(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 class Metric:
-    """One of cosine, ip, l2.
+    """How near rows are to a query.
 
     Parameters
     ----------
-    name : {"cosine", "ip", "l2"}
+    name : {"cosine", "ip", "l2", "poincare"}
+    curvature : float, optional
+        Of poincare, -1.0 by default.
+    map : {"ball", "expmap0"}, default "ball"
+        Whether vectors given are points of the ball, or tangent vectors at its origin. Rows are points in any case.
+
+    Attributes
+    ----------
+    build : str
+        The metric of the graph that hnswlib builds.
+    row_term : {"scale", "bias"} or None
+        What `row_terms` returns.
+    difference : True or None
+        As the kernels take it.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, curvature: float | None = None, map: str = "ball") -> None:
         self.name = as_choice(name, "metric", METRICS)
+        self.space: HyperbolicSpace | None = None
+        if name == "poincare":
+            self.space = HyperbolicSpace(-1.0 if curvature is None else curvature)
+        elif curvature is not None:
+            raise InvalidConfigError(f"curvature is of metric='poincare' only, got {curvature!r} with {name!r}")
+        self.map = as_choice(map, "map", MAPS)
+        self.build = "l2" if self.space else name
+        self.row_term = {"cosine": "scale", "ip": None, "l2": "bias", "poincare": "scale"}[name]
+        self.difference = True if self.space else None
 
     def default_scale(self, dim: int) -> float:
         """Return the bridge's logit scale: 20 under cosine, where 1/sqrt(d) would leave all weights alike."""
         return 20.0 if self.name == "cosine" else dim**-0.5
 
     def row_terms(
-        self, rows: npt.NDArray[np.float32], name: str
+        self, rows: Float, name: str
     ) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None]:
-        """Return the rows' scale and bias for `Keys`; zero vectors under cosine are refused by row."""
+        """Return the rows' scale and bias for `Keys`; rows that the metric cannot take are refused by number."""
+        if self.space is not None:
+            return self.space.c / self.space.margins(squares(rows), name), None
         if self.name == "ip":
             return None, None
         if self.name == "l2":
@@ -75,10 +105,10 @@ class Metric:
         self._refuse_zero(length, name)
         return 1.0 / length, None
 
-    def prepare(
-        self, queries: npt.NDArray[np.float32], name: str
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-        """Return queries (b, d) as the kernels want them, and a bias for each."""
+    def prepare(self, queries: npt.NDArray[Any], name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Return queries (b, d) as the kernels want them, and a bias for each (under poincare a factor)."""
+        if self.space is not None:
+            return queries, 1.0 / self.space.margins(squares(queries), name)
         if self.name == "ip":
             return queries, np.zeros(len(queries))
         if self.name == "l2":
@@ -87,8 +117,29 @@ class Metric:
         self._refuse_zero(length, name)
         return (queries / length[:, None]).astype(np.float32), np.zeros(len(queries))
 
-    def distances(self, similarities: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Return hnswlib's distance for each similarity."""
+    def points(self, vectors: Float) -> Float:
+        """Return vectors as they are stored and searched with."""
+        return vectors if self.space is None or self.map == "ball" else self.space.exp_map0(vectors)
+
+    def given(self, rows: Float) -> Float:
+        """Return stored rows as they were given, but for rounding where they were mapped."""
+        return rows if self.space is None or self.map == "ball" else self.space.log_map0(rows)
+
+    def graph_rows(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return what a graph is best built of that is walked under the similarity of the rows themselves.
+
+        By the inner product all links lead to the longest rows, and a filter's rows among the short ones are missed;
+        with the roots of their lengths they are found, and the longest no less (tests/benchmarks/bench_spaces.py).
+        """
+        if self.name != "ip":
+            return rows
+        length = norms(rows)
+        return (rows / np.sqrt(np.where(length > 0.0, length, 1.0))[:, None]).astype(np.float32)
+
+    def distances(self, similarities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """Return the distance for each similarity."""
+        if self.space is not None:
+            return np.asarray(2.0 * self.space.radius * np.arcsinh(np.sqrt(-similarities)), np.float32)
         distances = -2.0 * similarities if self.name == "l2" else 1.0 - similarities
         with np.errstate(over="ignore"):
             return distances.astype(np.float32)

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.errors import InvalidConfigError
-from attnbridge.metric import Keys
-from attnbridge.validation import as_number
+from attnbridge.manifolds import HyperbolicSpace
+from attnbridge.metric import MAPS, Keys, Metric
+from attnbridge.validation import as_choice, as_number
 
 Logits = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
@@ -42,6 +43,8 @@ class AttentionType:
         None; the fused kernel, fills the last three, (b, k) each.
     build_space : str or None
         The space in which hnswlib builds: "metric" for the bridge's own.
+    metric : callable or None
+        (options) -> Metric, of a type that brings its own; its rows and queries are given as this prepares them.
     largest_logit : float or None
         An upper bound of the logit that is reached by equal vectors, where there is one.
     aliases : tuple of str
@@ -55,6 +58,7 @@ class AttentionType:
     logits: Callable[..., None]
     rerank: Callable[..., None]
     build_space: str | None = "metric"
+    metric: Callable[[Options], Metric] | None = None
     largest_logit: float | None = None
     aliases: tuple[str, ...] = field(default=())
 
@@ -98,6 +102,31 @@ def _scaled_dot_rerank(
     kernels.rerank(queries, bias, keys.data, keys.scale, keys.bias, ids, counts, scale, positions, logits, weights)
 
 
+def _poincare_scale(options: Options) -> float:
+    return float((-options["curvature"]) ** -0.5 / options["temperature"])
+
+
+def _poincare_logits(
+    query: npt.NDArray[Any], factor: float, keys: Keys, ids: Ids | None, options: Options, out: Logits
+) -> None:
+    kernels.poincare(query, factor, keys.data, keys.scale, ids, _poincare_scale(options), out)
+
+
+def _poincare_rerank(
+    queries: npt.NDArray[Any],
+    factor: npt.NDArray[np.float64],
+    keys: Keys,
+    ids: Ids,
+    counts: Ids,
+    options: Options,
+    positions: Ids,
+    logits: Logits,
+    weights: Logits,
+) -> None:
+    scale = _poincare_scale(options)
+    kernels.rerank_poincare(queries, factor, keys.data, keys.scale, ids, counts, scale, positions, logits, weights)
+
+
 REGISTRY: dict[str, AttentionType] = {
     row.name: row
     for row in (
@@ -113,6 +142,25 @@ REGISTRY: dict[str, AttentionType] = {
             logits=_scaled_dot_logits,
             rerank=_scaled_dot_rerank,
             aliases=("dot", "scaled_dot_product", "sdpa"),
+        ),
+        AttentionType(
+            name="poincare",
+            complexity="O(n^2)",
+            best_for="hierarchies (embeddings of trees)",
+            pairwise=True,
+            options={
+                # The logit is -distance / temperature.
+                "temperature": Option(1.0, _positive),
+                "curvature": Option(-1.0, lambda value, name: HyperbolicSpace(value).curvature),
+                # What vectors are: points of the ball, or tangent vectors at its origin.
+                "map": Option("ball", lambda value, name: as_choice(value, name, MAPS)),
+            },
+            logits=_poincare_logits,
+            rerank=_poincare_rerank,
+            build_space="l2",
+            metric=lambda options: Metric("poincare", options["curvature"], options["map"]),
+            largest_logit=0.0,
+            aliases=("hyperbolic",),
         ),
     )
 }
@@ -140,3 +188,23 @@ def resolve(attention_type: str, options: Options) -> tuple[AttentionType, dict[
         for name, option in row.options.items()
     }
     return row, checked
+
+
+def metric_of(row: AttentionType, options: Options, given: str | None) -> Metric:
+    """Return the metric to search by: the type's own, or the given one, cosine by default.
+
+    Raises
+    ------
+    InvalidConfigError
+        Unknown metric, or one that does not go with the type.
+    """
+    if row.metric is None:
+        if given == "poincare":
+            raise InvalidConfigError(f"metric='poincare' goes with attention='poincare' only, got {row.name!r}")
+        return Metric("cosine" if given is None else given)
+    own = row.metric(options)
+    if given not in (None, own.name):
+        raise InvalidConfigError(
+            f"metric must be left out with attention={row.name!r}, which brings its own ({own.name!r}), got {given!r}"
+        )
+    return own

@@ -41,14 +41,18 @@ def dot(
     ids: Array | None,
     scale: float,
     out: Array,
+    difference: bool | None = None,
 ) -> None:
-    """Fill out with (row_scale * query . row + row_bias + query_bias) * scale."""
-    values = as_float64(rows) @ query.astype(np.float64)
+    """Fill out with (row_scale * query . row + row_bias + query_bias) * scale; or the scaled squared differences."""
+    if difference is None:
+        values = as_float64(rows) @ query.astype(np.float64)
+    else:
+        values = -((as_float64(rows) - query.astype(np.float64)) ** 2).sum(axis=1)
     if row_scale is not None:
         values = values * row_scale
     if row_bias is not None:
         values = values + row_bias
-    values = (values + query_bias) * scale
+    values = (values + query_bias if difference is None else values * query_bias) * scale
     out[:] = values if ids is None else values[ids]
 
 
@@ -89,6 +93,15 @@ def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Arr
         out[i] = token_weights @ products.max(axis=1) if length else np.nan
 
 
+def weigh_best(scores: Array, ids: Array, positions: Array, logits: Array, weights: Array) -> None:
+    """Fill positions, logits and weights with the best scores."""
+    all_weights = np.empty(len(scores))
+    softmax(scores, all_weights)
+    found = top_k(scores, ids, positions)
+    logits[:found] = scores[positions[:found]]
+    weights[:found] = all_weights[positions[:found]]
+
+
 def rerank(
     queries: Array,
     query_bias: Array,
@@ -108,11 +121,36 @@ def rerank(
         candidates = ids[b, :count]
         scores = np.empty(count)
         dot(queries[b], query_bias[b], rows, row_scale, row_bias, candidates, scale, scores)
-        all_weights = np.empty(count)
-        softmax(scores, all_weights)
-        found = top_k(scores, candidates, positions[b])
-        logits[b, :found] = scores[positions[b, :found]]
-        weights[b, :found] = all_weights[positions[b, :found]]
+        weigh_best(scores, candidates, positions[b], logits[b], weights[b])
+
+
+def poincare(
+    query: Array, query_scale: float, rows: Array, row_scale: Array, ids: Array | None, scale: float, out: Array
+) -> None:
+    """Fill out with minus scale times the distance in the ball of curvature -1, acosh(1 + 2 s)."""
+    squares = ((as_float64(rows) - query.astype(np.float64)) ** 2).sum(axis=1) * row_scale * query_scale
+    values = -scale * np.arccosh(1.0 + 2.0 * squares)
+    out[:] = values if ids is None else values[ids]
+
+
+def rerank_poincare(
+    queries: Array,
+    query_scale: Array,
+    rows: Array,
+    row_scale: Array,
+    ids: Array,
+    counts: Array,
+    scale: float,
+    positions: Array,
+    logits: Array,
+    weights: Array,
+) -> None:
+    """Fill positions, logits and weights with each query's best candidates by hyperbolic distance."""
+    positions[:], logits[:], weights[:] = -1, -np.inf, 0.0
+    for b, count in enumerate(counts):
+        candidates, scores = ids[b, :count], np.empty(count)
+        poincare(queries[b], query_scale[b], rows, row_scale, candidates, scale, scores)
+        weigh_best(scores, candidates, positions[b], logits[b], weights[b])
 
 
 def exact_top_k(
@@ -125,12 +163,13 @@ def exact_top_k(
     scale: float,
     positions: Array,
     logits: Array,
+    difference: bool | None = None,
 ) -> None:
     """Fill positions and logits with each query's best among all rows (or those in ids)."""
     positions[:], logits[:] = -1, -np.inf
     for b in range(len(queries)):
         scores = np.empty(len(rows) if ids is None else len(ids))
-        dot(queries[b], query_bias[b], rows, row_scale, row_bias, ids, scale, scores)
+        dot(queries[b], query_bias[b], rows, row_scale, row_bias, ids, scale, scores, difference)
         found = top_k(scores, None, positions[b])
         logits[b, :found] = scores[positions[b, :found]]
 
@@ -146,12 +185,13 @@ def exact_top_k_each(
     scale: float,
     positions: Array,
     logits: Array,
+    difference: bool | None = None,
 ) -> None:
     """Fill positions and logits with each query's best among the rows of its own list."""
     for b in range(len(queries)):
         one, own = slice(b, b + 1), ids[starts[b] : starts[b + 1]]
         about = queries[one], query_bias[one], rows, row_scale, row_bias
-        exact_top_k(*about, own, scale, positions[one], logits[one])
+        exact_top_k(*about, own, scale, positions[one], logits[one], difference)
 
 
 def true_rows(mask: Array, words: Array, out: Array) -> None:
@@ -206,19 +246,15 @@ def walk(
     scores: Array,
     counts: Array,
     steps: Array,
+    difference: bool | None = None,
 ) -> None:
     """Fill ids, scores, counts and steps by algorithms 2 and 5 of the HNSW paper; `most` results with a `least`."""
     ids[:], scores[:] = -1, -np.inf
     for b, query in enumerate(queries):
         worth = np.empty(len(rows))
-        dot(
-            query.astype(np.float64) * (1.0 if query_scale is None else query_scale[b]),
-            query_bias[b] if row_bias is not None else 0.0,
-            *(rows, row_scale, row_bias),
-            None,
-            1.0,
-            worth,
-        )
+        bias = 1.0 if difference else query_bias[b] if row_bias is not None else 0.0
+        factor = 1.0 if query_scale is None else query_scale[b]
+        dot(query.astype(np.float64) * factor, bias, rows, row_scale, row_bias, None, 1.0, worth, difference)
         best = lambda nodes: max(nodes, key=lambda row: (worth[row], -row))  # noqa: E731, B023
         seen = {row for row in entries[b].tolist() if row >= 0}
         if not seen:
@@ -313,7 +349,8 @@ class Case(NamedTuple):
     """What inputs to make.
 
     `terms` names what rows and query carry beside their values: "plain" nothing (metric ip), "scale" a factor for
-    each row (cosine), "bias" a bias for each row and for the query (l2), "both".
+    each row (cosine), "bias" a bias for each row and for the query (l2), "both", "difference" a factor for each row and
+    for the query on the squared difference (poincare).
     """
 
     n: int = 1000
@@ -330,9 +367,14 @@ class Case(NamedTuple):
 
 def _terms(rng: np.random.Generator, case: Case) -> tuple[Array | None, Array | None]:
     # Powers of two and small whole numbers: with `_whole` values every logit is exact, and ties are true ties.
-    scale = 2.0 ** rng.integers(-2, 2, case.n) if case.terms in ("scale", "both") else None
+    scale = 2.0 ** rng.integers(-2, 2, case.n) if case.terms in ("scale", "both", "difference") else None
     bias = rng.integers(-8, 8, case.n).astype(np.float64) if case.terms in ("bias", "both") else None
     return scale, bias
+
+
+def _flag(case: Case) -> tuple[bool | None]:
+    """Return the last argument of what takes products or squared differences."""
+    return (True if case.terms == "difference" else None,)
 
 
 def _precision(case: Case) -> Any:
@@ -360,8 +402,9 @@ def _dot(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     query = rng.standard_normal(case.d).astype(_precision(case))
     ids = rng.integers(0, case.n, case.n + 3) if case.gathered else None
     scale = case.d**-0.5 * _unit(case)
-    bias = 1.25 if case.terms in ("bias", "both") else 0.0
-    return query, bias, _gaussian(rng, case), *_terms(rng, case), ids, scale, np.empty(case.n + 3 * case.gathered)
+    bias = 0.0 if case.terms in ("plain", "scale") else 1.25
+    out = np.empty(case.n + 3 * case.gathered)
+    return query, bias, _gaussian(rng, case), *_terms(rng, case), ids, scale, out, *_flag(case)
 
 
 def _softmax(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
@@ -400,6 +443,8 @@ def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
 def _search(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     queries = rng.integers(-3, 4, (case.b, case.d)).astype(_precision(case))
     bias = rng.integers(-8, 8, case.b).astype(np.float64) if case.terms in ("bias", "both") else np.zeros(case.b)
+    if case.terms == "difference":
+        bias = 2.0 ** rng.integers(-2, 2, case.b)
     return queries, bias, _whole(rng, case), *_terms(rng, case)
 
 
@@ -415,16 +460,43 @@ def _rerank(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return *_search(rng, case), ids, counts, scale, *_ranked(case), np.full((case.b, case.k), np.nan)
 
 
+def _points(rng: np.random.Generator, case: Case, count: int) -> tuple[Array, Array]:
+    """Return points of the unit ball, some of them near its boundary, and 1 / (1 - |x|^2) of each."""
+    values = rng.standard_normal((count, case.d))
+    radius = 1.0 - 10.0 ** rng.uniform(-6.0, -0.1, count)
+    points = (values / np.linalg.norm(values, axis=1, keepdims=True) * radius[:, None]).astype(_precision(case))
+    return points, 1.0 / (1.0 - (points.astype(np.float64) ** 2).sum(axis=1))
+
+
+def _poincare(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Rows with the centre, a duplicate and the query itself among them."""
+    rows, _ = _points(rng, case, case.n)
+    queries, factors = _points(rng, case, 1)
+    if case.n >= 4:
+        rows[1], rows[2], rows[3] = 0.0, rows[0], queries[0]
+    scales = 1.0 / (1.0 - (rows.astype(np.float64) ** 2).sum(axis=1))
+    ids = rng.integers(0, case.n, case.n + 3) if case.gathered else None
+    return queries[0], factors[0], rows, scales, ids, 0.7, np.empty(case.n + 3 * case.gathered)
+
+
+def _rerank_poincare(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    ids = np.stack([rng.permutation(case.n) for _ in range(case.b)])
+    counts = rng.integers(0, case.n + 1, case.b)
+    counts[0] = case.n
+    inputs = *_points(rng, case, case.b), *_points(rng, case, case.n), ids, counts, 0.7
+    return *inputs, *_ranked(case), np.full((case.b, case.k), np.nan)
+
+
 def _exact_top_k(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     ids = np.sort(rng.permutation(case.n)[: case.n // 2 + 1]) if case.gathered else None
-    return *_search(rng, case), ids, 2.0**-3, *_ranked(case)
+    return *_search(rng, case), ids, 2.0**-3, *_ranked(case), *_flag(case)
 
 
 def _exact_top_k_each(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     """Lists of all lengths: none of the rows, all of them, one, half."""
     lengths = [(0, case.n, 1, case.n // 2)[(case.n + b) % 4] for b in range(case.b)]
     ids = np.concatenate([np.sort(rng.permutation(case.n)[:length]) for length in lengths])
-    return *_search(rng, case), ids, np.concatenate([[0], np.cumsum(lengths)]), 2.0**-3, *_ranked(case)
+    return *_search(rng, case), ids, np.concatenate([[0], np.cumsum(lengths)]), 2.0**-3, *_ranked(case), *_flag(case)
 
 
 def _true_rows(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
@@ -467,11 +539,12 @@ class Kernel:
     terms: bool = False  # row_scale and row_bias
     gathers: bool = False  # ids given or None
     ranks: bool = False  # k
+    difference: bool = False  # squared differences instead of products
     float32: bool = False  # products of gaussians in single precision, the others are exact or in double
 
 
 KERNELS = {
-    "dot": Kernel(kernels.dot, dot, _dot, terms=True, gathers=True, float32=True),
+    "dot": Kernel(kernels.dot, dot, _dot, terms=True, gathers=True, difference=True, float32=True),
     "softmax": Kernel(kernels.softmax, softmax, _softmax, kinds=("float64",)),
     "logsumexp": Kernel(kernels.logsumexp, logsumexp, _logsumexp, kinds=("float64",)),
     "top_k": Kernel(kernels.top_k, top_k, _top_k, kinds=("float64",), gathers=True, ranks=True),
@@ -479,12 +552,25 @@ KERNELS = {
     "row_squares": Kernel(kernels.row_squares, row_squares, _row_squares),
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
-    "exact_top_k": Kernel(kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True),
+    "exact_top_k": Kernel(
+        kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True, difference=True
+    ),
     "true_rows": Kernel(kernels.true_rows, true_rows, _true_rows, kinds=("float32",), gathers=True),
     "list_levels": Kernel(kernels.list_levels, list_levels, _list_levels, kinds=("float32",), gathers=True),
     "project": Kernel(kernels.project, project, _project, kinds=("float32",), float32=True),
     "to_int8": Kernel(kernels.to_int8, to_int8, _to_int8, kinds=("float32",)),
-    "exact_top_k_each": Kernel(kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True),
+    "exact_top_k_each": Kernel(
+        kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True, difference=True
+    ),
+    "poincare": Kernel(kernels.poincare, poincare, _poincare, kinds=("float32", "float64"), gathers=True, float32=True),
+    "rerank_poincare": Kernel(
+        kernels.rerank_poincare,
+        rerank_poincare,
+        _rerank_poincare,
+        kinds=("float32",),
+        ranks=True,
+        float32=True,
+    ),
 }
 
 # Every pairing of dtype and terms would be a compilation of its own: the metrics' three for float32, all terms for
@@ -495,6 +581,7 @@ _TERMS = {"float32": ("plain", "scale", "bias"), "float64": ("plain",), "float16
 def variants(row: Kernel) -> Iterator[Case]:
     """Yield a case for each code path of a kernel, in its default shape."""
     for kind in row.kinds:
-        for terms in _TERMS[kind] if row.terms else ("plain",):
+        differs = ("difference",) if row.difference and kind.startswith("float") and kind != "float16" else ()
+        for terms in (*_TERMS[kind], *differs) if row.terms else ("plain",):
             for gathered in (False, True) if row.gathers else (False,):
                 yield Case(kind=kind, terms=terms, gathered=gathered)

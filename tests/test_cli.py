@@ -22,7 +22,7 @@ import attnbridge.cli as command_line
 from attnbridge.integrations import HnswIndex
 from attnbridge.integrations import bridge as bridge_module
 from attnbridge.kernels import _jit
-from attnbridge.metric import METRICS
+from attnbridge.metric import FLAT_METRICS
 
 ROWS, DIM, TOKEN_DIM = 60, 7, 5
 
@@ -182,7 +182,7 @@ def test_defaults_in_the_help_are_the_library_s():
         assert shown
         assert shown == {name: signature[name].default for name in shown}
     choices = {parameter.name: parameter.type for parameter in index.params}
-    assert tuple(choices["metric"].choices) == METRICS
+    assert tuple(choices["metric"].choices) == FLAT_METRICS
 
 
 # ---- index
@@ -663,12 +663,13 @@ def compiled():
 done = CliRunner().invoke(cli, ["warmup"])
 assert done.exit_code == 0, done.output
 ready = compiled()
-rows = np.random.default_rng(1).standard_normal((50, 12))
+rows = np.random.default_rng(1).standard_normal((50, 12)) / 10
 tokens = [np.ones((i % 4, 5)) for i in range(50)]
 late = ab.LateInteraction()
-for metric in ("cosine", "ip", "l2"):
+for metric in ("cosine", "ip", "l2", "poincare"):
     for index in ("auto", "exact"):
-        made = ab.AttentionVectorBridge(12, metric, index=index)
+        attention = "poincare" if metric == "poincare" else "scaled_dot"
+        made = ab.AttentionVectorBridge(12, metric, attention, index=index)
         made.add(rows, tokens=tokens, payload={"n": list(range(50))})
         with tempfile.TemporaryDirectory() as folder:
             made.save(folder)

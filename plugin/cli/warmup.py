@@ -17,7 +17,8 @@ def warmup(quiet: bool) -> None:
     """Compile the kernels once, so that no later search waits for it."""
     started = time.perf_counter()
     folder = _lasting_cache_folder()
-    steps: list[Callable[[], None]] = [_functions, *(lambda m=metric: _bridge(m) for metric in ("cosine", "ip", "l2"))]
+    metrics = ("cosine", "ip", "l2", "poincare")
+    steps: list[Callable[[], None]] = [_functions, *(lambda m=metric: _bridge(m) for metric in metrics)]
     with progress_bar(len(steps), "compiling", not quiet) as advance:
         for step in steps:
             step()
@@ -47,6 +48,7 @@ def _functions() -> None:
     functional.attention_scores(keys[0], keys)
     functional.attention_logits(keys, keys)
     functional.attention(keys, keys, keys)
+    functional.attention_score(keys[0] / 2, keys[1] / 2, "poincare")
 
 
 def _bridge(metric: str) -> None:
@@ -56,8 +58,8 @@ def _bridge(metric: str) -> None:
     from attnbridge.integrations import AttentionVectorBridge
     from attnbridge.rerank import LateInteraction, QueryExpansion
 
-    rows = np.random.default_rng(0).standard_normal((64, 8), dtype=np.float32)
-    built = AttentionVectorBridge(8, metric)
+    rows = np.random.default_rng(0).random((64, 8), dtype=np.float32) / 8
+    built = AttentionVectorBridge(8, metric, "poincare" if metric == "poincare" else "scaled_dot")
     built.add(rows, tokens=list(rows.reshape(64, 2, 4)))
     with tempfile.TemporaryDirectory() as folder:
         built.save(folder)

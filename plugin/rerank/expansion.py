@@ -80,14 +80,19 @@ class QueryExpansion:
         kernels.top_k(pool.scores, pool.rows, best)
         rows = pool.rows[best]
         weights = np.empty(len(rows))
-        keys = pool.keys
-        kernels.dot(pool.query, pool.query_bias, keys.data, keys.scale, keys.bias, rows, self.scale, weights)
+        keys, cosine = pool.keys, pool.metric.name == "cosine"
+        difference = pool.metric.difference
+        kernels.dot(
+            pool.query, pool.query_bias, keys.data, keys.scale, keys.bias, rows, self.scale, weights, difference
+        )
         kernels.softmax(weights, weights)
         output = np.empty(len(pool.query))
-        kernels.weighted_sum(weights, keys.data, keys.scale, rows, output)
+        kernels.weighted_sum(weights, keys.data, keys.scale if cosine else None, rows, output)
         query = ((1.0 - self.mix) * pool.query + self.mix * output).astype(np.float32)[None]
         least = max(SMALLEST_NORM, _ROUNDING * norms(pool.query[None])[0])
-        if pool.metric.name == "l2" or norms(query)[0] >= least:  # else they cancel to noise: keep the query
+        if (
+            pool.metric.name in ("l2", "poincare") or norms(query)[0] >= least
+        ):  # else they cancel to noise: keep the query
             queries, bias = pool.metric.prepare(query, "query")
             pool.query, pool.query_bias = queries[0], float(bias[0])
         out = pool.rows[pool.scores == -np.inf]  # ruled out stays ruled out
