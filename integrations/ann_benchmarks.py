@@ -97,7 +97,7 @@ class AttnBridge:
         bridge.add(X, progress=False)
         bridge.link(progress=False)
         if self._configuration.freeze:
-            bridge.freeze()  # type: ignore[attr-defined]
+            bridge.freeze()
         self._bridge = bridge
 
     def set_query_arguments(self, ef: int) -> None:

@@ -13,7 +13,7 @@ from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Hits, Id
 from attnbridge.integrations.audit import audit as audit_bridge
 from attnbridge.integrations.candidates import CandidateSource, ExactIndex
-from attnbridge.integrations.codes import RowSettings
+from attnbridge.integrations.codes import FULL_ROWS, RowSettings
 from attnbridge.integrations.constructors import Constructors
 from attnbridge.integrations.graph import ENGINES, Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
@@ -132,6 +132,11 @@ class AttentionVectorBridge(Constructors):
                 f"dtype={dtype!r} and index_dim={index_dim} must go with keep_full=False where no graph is walked: got "
                 f"index={index!r}, engine={self._engine!r}, which read the full rows"
             )
+        if measure.difference is not None and (rows != FULL_ROWS or self._engine != "native"):
+            raise InvalidConfigError(
+                f"metric={measure.name!r} must go with dtype='float32', index_dim=None and engine='native', which keep "
+                f"distances near the boundary: got {dtype!r}, {index_dim} and {self._engine!r}"
+            )
         source: Graph | Foreign | None
         if isinstance(index, str):
             source = self._make_source(index, dim, measure, hnsw, threads)
@@ -154,7 +159,7 @@ class AttentionVectorBridge(Constructors):
             raise InvalidConfigError(f"index must be empty, got one with {len(index)} rows; add them here")
         self._index_name = {HnswIndex: "hnsw", ExactIndex: "exact"}.get(type(index), "custom")
         if isinstance(index, HnswIndex):
-            return Graph(index, engine=self._engine)
+            return Graph(index, engine=self._engine, metric=metric)
         return None if isinstance(index, ExactIndex) else Foreign(index)
 
     def _make_source(self, index: str, dim: int, metric: Metric, hnsw: dict[str, Any], threads: int) -> Graph | None:
@@ -167,7 +172,7 @@ class AttentionVectorBridge(Constructors):
         self._index_name = index
         if index == "exact":
             return None
-        return Graph(HnswIndex(dim, metric.build, **hnsw, threads=threads), engine=self._engine)
+        return Graph(HnswIndex(dim, metric.build, **hnsw, threads=threads), engine=self._engine, metric=metric)
 
     # ---- settings
 

@@ -138,12 +138,18 @@ def distances_of(
     """Return the distance of each prepared query to its own rows; where a label is -1, which only ends may be, inf."""
     shape = labels.shape
     positions, similarities, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
-    counts = (labels >= 0).sum(axis=1)
-    kernels.rerank(queries, bias, *keys, labels, counts, 1.0, positions, similarities, weights)
-    found = positions >= 0
+    found = labels >= 0
     out = np.full(shape, -np.inf)
-    np.put_along_axis(out, np.where(found, positions, shape[1] - 1), np.where(found, similarities, -np.inf), axis=1)
-    return _distances(metric, out, labels >= 0)
+    if metric.difference is not None:
+        for i, row in enumerate(labels):
+            inner = np.empty(int(found[i].sum()))
+            kernels.dot(queries[i], bias[i], *keys, row[: len(inner)], 1.0, inner, metric.difference)
+            out[i, : len(inner)] = inner
+        return _distances(metric, out, found)
+    kernels.rerank(queries, bias, *keys, labels, found.sum(axis=1), 1.0, positions, similarities, weights)
+    there = positions >= 0
+    np.put_along_axis(out, np.where(there, positions, shape[1] - 1), np.where(there, similarities, -np.inf), axis=1)
+    return _distances(metric, out, found)
 
 
 def _distances(metric: Metric, similarities: npt.NDArray[np.float64], found: npt.NDArray[np.bool_]) -> Distances:

@@ -90,12 +90,14 @@ class Constructors(Persistent):
             if len(given) != len(live):
                 raise InvalidInputError(f"vectors must have a row for each of {len(live)} labels, got {len(given)}")
             own[live] = given
-        size = norms(own[removed])
-        own[removed[~((size > SMALLEST_NORM) & np.isfinite(size))]] = 0.0 if fitting else 1.0  # only led through
+        size, space = norms(own[removed]), bridge._metric.space
+        sound = (size > SMALLEST_NORM) & (size < (np.inf if space is None else space.radius))
+        own[removed[~sound]] = 1.0 if space is None else 0.0  # nothing refers to them, searches come through there
         own = bridge._metric.points(own)
         bridge._state = State(
             Store.adopt(own, bridge._metric, names, live, bridge._state.store.settings),
-            Graph(source, len(labels), engine=bridge._engine),
+            # the index's own "ip" is in the order of the rows
+            Graph(source, len(labels), engine=bridge._engine, metric=bridge._metric if fitting else None),
         )
         bridge._link(False, False)
         return bridge

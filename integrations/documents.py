@@ -581,7 +581,8 @@ class Documents:
     def _new_graph(self) -> Graph:
         source = self._state.source
         assert isinstance(source, Graph)
-        return Graph(HnswIndex(**source.index.settings(), threads=self._threads), engine=source.engine)
+        index = HnswIndex(**source.index.settings(), threads=self._threads)
+        return Graph(index, engine=source.engine, metric=self._metric)
 
     def freeze(self, *, progress: bool = True) -> None:
         """Link every row, then let hnswlib's index go with its copy of the vectors: the smallest memory.

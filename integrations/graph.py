@@ -19,6 +19,7 @@ from attnbridge.integrations.candidates import CandidateSource, Distances, Label
 from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.view import View
 from attnbridge.integrations.walk import Walk
+from attnbridge.metric import Metric
 from attnbridge.threads import ReadWriteLock
 
 # A tail shorter than this is not linked: reading it costs next to nothing.
@@ -65,16 +66,26 @@ class Graph:
         Empty where an adjacency is given.
     linked : int, default 0
     engine : {"native", "hnswlib"}, default "native"
+    metric : Metric, optional
+        That of the rows, where a graph that is walked is best built in a space of its own; by default rows are linked
+        as they are. Not for engine="hnswlib".
     adjacency : Adjacency, optional
         The links of those rows.
     """
 
     def __init__(
-        self, index: HnswIndex, linked: int = 0, *, engine: str = "native", adjacency: Adjacency | None = None
+        self,
+        index: HnswIndex,
+        linked: int = 0,
+        *,
+        engine: str = "native",
+        metric: Metric | None = None,
+        adjacency: Adjacency | None = None,
     ) -> None:
         self.index = index
         self.linked = linked
         self.engine = engine
+        self.metric = metric if engine == "native" else None
         self.damage: IndexCorruptError | None = None  # of the rows that the graph is of, found when it was loaded
         self._native = None if adjacency is None else Native(Walk(adjacency), linked)
         self._unloaded = adjacency is not None  # the index is still to be made from the links
@@ -99,7 +110,7 @@ class Graph:
         native = self._native
         if self.engine != "native" or native is None or native.bound > view.count:
             return None
-        return native if self._unloaded or self.linked - native.bound <= _BEHIND else None
+        return native if self._unloaded or self.differs or self.linked - native.bound <= _BEHIND else None
 
     def learn_pace(self, steps: int, seconds: float) -> None:
         """Learn how fast walks are, for those that have a time budget."""
@@ -110,7 +121,16 @@ class Graph:
         """Whether hnswlib can be asked; rows that are damaged are told of here."""
         if self.damage is not None:
             raise self.damage
-        return self.linked > 0 and not self._unloaded
+        return self.linked > 0 and not self._unloaded and not self.differs
+
+    @property
+    def differs(self) -> bool:
+        """Whether hnswlib's order of the rows is not the metric's, so that it can link them but not be asked."""
+        return self.metric is not None and self.metric.graph_differs
+
+    def _placed(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return rows as they are linked."""
+        return vectors if self.metric is None else self.metric.graph_rows(vectors)
 
     def query(self, queries: npt.NDArray[np.float32], n: int) -> tuple[Labels, Distances]:
         """Return hnswlib's candidates among the linked rows."""
@@ -121,7 +141,7 @@ class Graph:
     def nbytes(self) -> int:
         """How many bytes the links take, and hnswlib's index with its copy of the rows where it is loaded."""
         native = self._native
-        return (0 if native is None else native.walk.adjacency.nbytes) + (self.index.nbytes if self.ready else 0)
+        return (0 if native is None else native.walk.adjacency.nbytes) + (0 if self._unloaded else self.index.nbytes)
 
     # ---- changing
 
@@ -163,8 +183,11 @@ class Graph:
 
     def _stale(self) -> bool:
         """Return whether rows were linked since the links were read."""
-        bound = 0 if self._native is None else self._native.bound
-        return self.engine == "native" and not self._unloaded and bound < self.linked
+        return self.engine == "native" and not self._unloaded and self._bound() < self.linked
+
+    def _bound(self) -> int:
+        """Return how many rows a walk finds."""
+        return 0 if self._native is None else self._native.bound
 
     @property
     def busy(self) -> bool:
@@ -196,10 +219,12 @@ class Graph:
             rows = rows[[row not in self.index for row in rows.tolist()]]  # a fork may have come before the next line
             if len(rows):
                 started = time.perf_counter()
-                self.index.add(view.vectors(rows), rows, threads=threads)
+                self.index.add(self._placed(view.vectors(rows)), rows, threads=threads)
                 rate = len(rows) / max(time.perf_counter() - started, 1e-6)
                 self._rate += 0.3 * (min(rate, 10.0 * self._rate) - self._rate)
             self.linked = last
+            if self.differs and last - self._bound() > max(_BEHIND, self._bound() // 4):
+                self._refresh()
 
     def _refresh(self) -> None:
         """Read the links out, for searches to walk."""
@@ -221,7 +246,7 @@ class Graph:
         except IndexCorruptError as error:
             self.damage = error
             raise
-        self.index.read_links(adjacency, vectors, np.flatnonzero(~view.alive[:bound]))
+        self.index.read_links(adjacency, self._placed(vectors), np.flatnonzero(~view.alive[:bound]))
         self._unloaded = False
         return True
 
@@ -243,8 +268,7 @@ class Graph:
         """Let nothing be linked meanwhile, and yield the links of all that is; None where nothing is."""
         with self._stepping:
             self._take_out()
-            native = self._native
-            if not self._unloaded and self.linked and (native is None or native.bound < self.linked):
+            if not self._unloaded and self._bound() < self.linked:
                 self._refresh()
             yield None if self._native is None else self._native.walk.adjacency
 
@@ -254,6 +278,7 @@ class Graph:
                 "index": self.index.emptied(),
                 "linked": self.linked,
                 "engine": self.engine,
+                "metric": self.metric,
                 "adjacency": None if adjacency is None else adjacency.arrays(),
             }
 

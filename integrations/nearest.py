@@ -13,15 +13,13 @@ from attnbridge.errors import IndexCorruptError
 from attnbridge.integrations.candidates import Distances, Labels, distances_of, exact_search, exact_search_each
 from attnbridge.integrations.graph import Foreign, Graph, Native
 from attnbridge.integrations.view import Allowed, Rows, View
+from attnbridge.integrations.walk import scan, scan_is_cheaper
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
 
 # A filter goes to exact search where reading the allowed rows costs less than the wider graph search that would
 # be needed: a candidate of a graph search costs about as much as this many rows read one after the other.
 _ROWS_PER_CANDIDATE = 30
-
-# A filtered walk goes to exact search where fewer rows pass than the square root of this times the breadth times all.
-_NARROW = 40
 
 # With a time budget exact search looks at the clock after so many values.
 _VALUES_A_LOOK = 2_000_000
@@ -161,7 +159,7 @@ class Nearest:
         if len(groups) == 1:
             ((fetch, places),) = groups.items()
             if fetch is None:
-                labels, distances = self._exact(numbers, n)
+                labels, distances = self._read_all(numbers, n)
             else:
                 labels, distances, poor = self._by_index(numbers, fetch, n, wanted)
                 exact = np.flatnonzero(poor)
@@ -170,7 +168,7 @@ class Nearest:
             poor = np.zeros(len(which), np.bool_)
             for fetch, places in groups.items():
                 if fetch is None:
-                    labels[places], distances[places] = self._exact(numbers[places], n)
+                    labels[places], distances[places] = self._read_all(numbers[places], n)
                 else:
                     labels[places], distances[places], poor[places] = self._by_index(numbers[places], fetch, n, wanted)
             exact = np.flatnonzero(poor)
@@ -204,8 +202,9 @@ class Nearest:
     def _fetch(self, passing: int, n: int) -> int | None:
         """Return how many rows to ask the index for so that enough pass, or None where reading them costs less."""
         if self.native is not None:
-            narrow = passing**2 < _NARROW * max(n, self._ef()) * self.view.live
-            return None if narrow else min(n + 1, passing)
+            rows, ef = self.view.walk.data, max(n, self._ef())
+            scanned = scan_is_cheaper(passing, len(rows), ef, rows.itemsize * rows.shape[1])
+            return None if scanned else min(n + 1, passing)
         # In steps of a quarter, so that queries with filters alike go to the index together.
         share = 1.5 * self.view.live / max(passing, 1)
         fetch = int(n * 1.25 ** math.ceil(math.log(share) / math.log(1.25))) + 1
@@ -288,6 +287,7 @@ class Nearest:
             which=filters,
             entries=entries,
             max_steps=steps,
+            difference=self.metric.difference,
         )
         if steps is not None:
             self.complete[which] &= found.steps <= steps
@@ -299,9 +299,35 @@ class Nearest:
         if view.reduction is None:
             return labels, distances
         if native.bound < view.count or request.radius is not None:
-            view.check_rows(labels[labels >= 0])
-            distances = distances_of(view.keys, self.metric, queries, bias, labels)
-            return _ordered(labels, distances, n)
+            return self._refined(which, labels, n)
+        self.rough = True
+        return labels, distances
+
+    def _refined(self, which: npt.NDArray[np.int64], labels: Labels, n: int) -> tuple[Labels, Distances]:
+        """Return candidates in the order of the full rows."""
+        self.view.check_rows(labels[labels >= 0])
+        found = distances_of(self.view.keys, self.metric, self.queries[which], self.bias[which], labels)
+        return _ordered(labels, found, n)
+
+    def _scanned(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
+        """Return the n nearest of the rows that pass each query's filter, by reading what a walk would read of them."""
+        view, reduction = self.view, self.view.reduction
+        assert reduction is not None
+        assert self.allowed is not None
+        labels, distances = _padding(len(which), n)
+        view.check_walk()
+        queries, scale = reduction.queries(self.queries[which])
+        groups: dict[int, list[int]] = {}
+        for place, i in enumerate(which):
+            groups.setdefault(id(self.allowed[i]), []).append(place)
+        for places in groups.values():
+            allowed = self.allowed[which[places[0]]]
+            assert allowed is not None
+            bias = self.bias[which[places]]
+            found = scan(view.walk, queries[places], bias, n, allowed.rows, query_scale=scale[places])
+            labels[places], distances[places] = found.ids, self.metric.distances(found.scores.astype(np.float64))
+        if self.request.radius is not None:
+            return self._refined(which, labels, n)
         self.rough = True
         return labels, distances
 
@@ -344,6 +370,13 @@ class Nearest:
             lists.append(tail if one is None else bound + np.flatnonzero(one.mask[bound:]))
         self.view.check_rows(tail)
         return _merged((labels, distances), self._read(which, lists, n), n)
+
+    def _read_all(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
+        """Return the n nearest of the rows that each query may find: by codes first, where there are any."""
+        coded = self.native is not None and self.view.reduction is not None and self.allowed is not None
+        if not coded or self.request.exact or self.request.deadline is not None:
+            return self._exact(which, n)
+        return self._scanned(which, n)
 
     def _exact(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
         """Return the n nearest of all the rows that each query may find."""

@@ -526,7 +526,8 @@ def _saved_graph(snapshot: Snapshot, empty: Graph, store: Store) -> Graph:
         raise IndexCorruptError(
             f"{snapshot.folder} is damaged: its lists hold {adjacency.M} links, not M={empty.index.M}"
         )
-    return Graph(empty.index.emptied(longest), linked, engine=empty.engine, adjacency=adjacency)
+    index = empty.index.emptied(longest)
+    return Graph(index, linked, engine=empty.engine, metric=empty.metric, adjacency=adjacency)
 
 
 def _write_array(array: npt.NDArray[Any], path: Path) -> None:

@@ -95,7 +95,7 @@ class Rows:
         """Return some rows, those too that do not count yet."""
         terms = None if self._terms is None else self._terms[start:stop]
         steps = None if self._steps is None else self._steps[start:stop]
-        if self.metric.name == "cosine":
+        if self.metric.row_term == "scale":
             return Keys(self._data[start:stop], terms)
         return Keys(self._data[start:stop], steps, terms)
 

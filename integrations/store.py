@@ -360,7 +360,7 @@ class Store:
 
     def _terms(self, view: View) -> npt.NDArray[np.float64] | None:
         """Return what the metric needs of each row besides its values: scale, bias or nothing."""
-        return view.keys.scale if self.metric.name == "cosine" else view.keys.bias
+        return view.keys.scale if self.metric.row_term == "scale" else view.keys.bias
 
     def files(self) -> dict[str, Callable[[Path], None]]:
         """Return the files that hold the store, each with the function that writes it."""

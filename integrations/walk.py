@@ -1,6 +1,6 @@
 """Search an adjacency under the logit of the rows: what `kernels.walk` needs around it."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,11 @@ from attnbridge.validation import kernel_ready
 # Queries that take turns on one thread: while the rows of one come from memory, the others work.
 LANES = 4
 
-# What filtered search costs, in bytes read one after the other (fitted by hand to WordNet rows, 81k x 384, M = 16;
-# `tests/benchmarks/bench_walk.py --filters` measures it anew): a row that is scanned, beside its own bytes; a row that
-# a walk meets, with what waiting for memory adds to each byte; how many rows a walk scores for each of its ef
-# where all pass, and how many when it goes across, where it takes about twice the ef to find as much.
+# What filtered search costs, in bytes read one after the other (fitted by hand to WordNet, 81k x 384, M = 16): a row
+# that is scanned, beside its own bytes; a row that a walk meets, with what waiting for memory adds to each byte; how
+# many rows a walk scores for each of its ef where all pass.
 _SCANNED, _MET, _WAITING = 128, 3_000, 2.2
-_ROWS_AN_EF, _ROWS_AN_EF_ACROSS = 18, 150
-
-# Of the rows two links away so many must pass, or what passes falls apart for a walk across the rest.
-_PASSING_AROUND = 100
-
-# Rows that pass which a walk across begins at.
-_SEEDS = 32
+_ROWS_AN_EF = 18
 
 # No limit.
 _FOREVER = 2**62
@@ -81,10 +74,8 @@ class Walked(NamedTuple):
     steps: npt.NDArray[np.int64]  # (b,), more than max_steps where that ended the walk
 
 
-def filtered_route(
-    passing: int, rows: int, ef: int, *, width: int, row_bytes: int
-) -> Literal["walk", "across", "scan"]:
-    """Return the cheapest way to the best of the rows that pass a filter.
+def scan_is_cheaper(passing: int, rows: int, ef: int, row_bytes: int) -> bool:
+    """Return whether reading all rows that pass a filter costs less than a walk that finds as many of the best.
 
     Parameters
     ----------
@@ -94,45 +85,15 @@ def filtered_route(
         How many there are.
     ef : int
         The breadth at which a walk without a filter finds enough.
-    width : int
-        Links of a row in layer 0, 2M.
     row_bytes : int
-        Of one row as the walk reads it.
+        Of one row as it is read.
 
     Returns
     -------
-    {"walk", "across", "scan"}
-        Plain `Walk.query` with the filter; the same with `across`, twice the ef and `seeds` as entries; `scan`.
-        Whichever walk finds fewer than were asked for, a scan must follow.
+    bool
     """
-    if not passing:
-        return "scan"
-    share, met = passing / rows, _MET + _WAITING * row_bytes
-    costs: dict[Literal["walk", "across", "scan"], float] = {
-        "scan": passing * (_SCANNED + row_bytes),
-        "walk": min(_ROWS_AN_EF * ef / share, rows) * met,
-    }
-    if share * width**2 >= _PASSING_AROUND:
-        costs["across"] = min(_ROWS_AN_EF_ACROSS * ef, passing) * met
-    return min(costs, key=lambda route: costs[route])
-
-
-def seeds(among: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Return entries for a walk across: some of the rows that pass, so that it need not come upon them by itself.
-
-    Parameters
-    ----------
-    among : (m,) int64
-        The rows that pass.
-    count : int
-        How many queries there are.
-
-    Returns
-    -------
-    (count, e) int64
-    """
-    taken = min(_SEEDS, len(among))
-    return np.tile(among[np.arange(taken) * len(among) // max(taken, 1)], (count, 1))
+    met = min(_ROWS_AN_EF * ef * rows / max(passing, 1), rows)
+    return passing * (_SCANNED + row_bytes) <= met * (_MET + _WAITING * row_bytes)
 
 
 def scan(
@@ -211,7 +172,6 @@ class Walk:
         query_scale: npt.NDArray[np.float64] | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
         which: npt.NDArray[np.int64] | None = None,
-        across: npt.NDArray[np.bool_] | None = None,
         least: npt.NDArray[np.float64] | None = None,
         most: int = 0,
         entries: npt.NDArray[Any] | None = None,
@@ -236,9 +196,6 @@ class Walk:
             Filters; others than the rows they allow are walked through but not returned.
         which : (b,) int64, optional
             The filter of each query, -1 for none; by default the first for all.
-        across : (b,) bool, optional
-            Which queries with a filter do not even score the rows that do not pass, and follow their links at once:
-            faster where few pass (`filtered_route`).
         least : (b,) float64, optional
             All rows met with at least this score are found, beyond ef as well, up to `most`.
         most : int, default 0
@@ -278,8 +235,6 @@ class Walk:
         if entries is not None:
             begin = np.where(entries < rows, entries, -1).astype(np.int32)
         width = max(self.adjacency.width, begin.shape[1])
-        if across is not None:
-            width = max(width, 4 * self.adjacency.width)
         work = self._take(width, max(ef, min(most, rows)), min(LANES, count))
         kernels.walk(
             kernel_ready(queries),
@@ -290,7 +245,6 @@ class Walk:
             ef,
             kernel_ready(allowed),
             which,
-            np.zeros(count, np.bool_) if across is None else across & (which >= 0),
             np.full(count, np.inf) if least is None else least if difference is None else least / bias,
             begin,
             _FOREVER if max_steps is None else max_steps,

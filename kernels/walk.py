@@ -235,50 +235,6 @@ def _gather(around: Any, place: Any, visited: Any, epochs: Any, near: Any, lane:
 
 
 @jit
-def _gather_across(
-    level0: Any, node: Any, allowed: Any, which: Any, visited: Any, epochs: Any, near: Any, lane: Any
-) -> Any:
-    """Note which rows that pass a filter are new, among a row's links and behind those that do not pass.
-
-    ACORN-1 of Patel et al. 2024: a row that does not pass is never scored, its own links stand for it. Of the rows
-    behind, as many lists are read as it takes to have two lists full; without an end, where many pass, what a step
-    costs would grow more than what it finds.
-    """
-    epoch = epochs[lane]
-    width = level0.shape[1]
-    end = near.shape[1]  # those that do not pass wait at the end of the list
-    behind = 0
-    count = 0
-    j = 0
-    while j < width and level0[node, j] >= 0:
-        row = level0[node, j]
-        if visited[lane, row] != epoch:
-            visited[lane, row] = epoch
-            if allowed[which, row]:
-                near[lane, count] = row
-                count += 1
-            else:
-                behind += 1
-                near[lane, end - behind] = row
-                for line in range((width + LINKS_A_LINE - 1) // LINKS_A_LINE):
-                    prefetch(level0, row, line * LINKS_A_LINE)
-        j += 1
-    i = 1
-    while i <= behind and count < 2 * width:
-        place = near[lane, end - i]
-        j = 0
-        while j < width and level0[place, j] >= 0:
-            row = level0[place, j]
-            if allowed[which, row] and visited[lane, row] != epoch:
-                visited[lane, row] = epoch
-                near[lane, count] = row
-                count += 1
-            j += 1
-        i += 1
-    return count
-
-
-@jit
 def _begin(
     number: Any, entries: Any, levels: Any, entry: Any, state: Any, visited: Any, epochs: Any, near: Any, lane: Any
 ) -> Any:
@@ -398,7 +354,6 @@ def walk(
     ef: Any,
     allowed: Any,
     which: Any,
-    across: Any,
     least: Any,
     entries: Any,
     max_steps: Any,
@@ -430,8 +385,6 @@ def walk(
         Filters: other rows are walked through but not returned.
     which : (b,) int64
         The row of `allowed` that holds for a query, -1 for none.
-    across : (b,) bool
-        Whether a query with a filter does not even score other rows of layer 0, and goes on to the links behind them.
     least : (b,) float64
         All rows met with at least this score are results, beyond ef as well, as far as work.found is wide; inf for
         the ef best only.
@@ -441,8 +394,7 @@ def walk(
         Rows of layer 0 that a query may leave by their links.
     work : NamedTuple
         What the walk writes on, l lanes wide: visited (l, n) uint8, epochs (l,) uint8, both zero at first and then
-        left alone; state (l, FIELDS) int64; near (l, w) int32 and scores (l, w) float32, w >= 2M, M and e, and
-        8M where a walk goes across;
+        left alone; state (l, FIELDS) int64; near (l, w) int32 and scores (l, w) float32, w >= 2M, M and e;
         front (l, n) and found (l, at least ef) int64.
     ids : (b, k) int64, filled with row numbers, best first, ties by the smaller, then -1
     scores : (b, k) float32
@@ -486,8 +438,6 @@ def walk(
                 level = state[lane, LEVEL]
                 if level > 0:
                     count = _gather(upper, start[node] + level - 1, visited, epochs, near, lane)
-                elif across[number]:
-                    count = _gather_across(level0, node, allowed, which[number], visited, epochs, near, lane)
                 else:
                     count = _gather(level0, node, visited, epochs, near, lane)
                 _ask(rows, row_scale, row_bias, near, lane, count)
@@ -552,7 +502,7 @@ def scan(
             near[0, i] = among[begin + i]
         _ask(rows, row_scale, row_bias, near, 0, count)
         for b in range(queries.shape[0]):
-            products(queries, b, rows, near, near_scores, 0, count)
+            products(queries, b, rows, near, near_scores, 0, count, None)
             factor = 1.0 if query_scale is None else query_scale[b]
             add_terms(factor, query_bias[b], row_scale, row_bias, near, near_scores, 0, count)
             full = counts[b]

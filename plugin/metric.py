@@ -73,6 +73,8 @@ class Metric:
         What `row_terms` returns.
     difference : True or None
         As the kernels take it.
+    graph_differs : bool
+        Whether the order in the space of `build` and `graph_rows` is not the metric's own.
     """
 
     def __init__(self, name: str, curvature: float | None = None, map: str = "ball") -> None:
@@ -86,6 +88,7 @@ class Metric:
         self.build = "l2" if self.space else name
         self.row_term = {"cosine": "scale", "ip": None, "l2": "bias", "poincare": "scale"}[name]
         self.difference = True if self.space else None
+        self.graph_differs = name in ("ip", "poincare")
 
     def default_scale(self, dim: int) -> float:
         """Return the bridge's logit scale: 20 under cosine, where 1/sqrt(d) would leave all weights alike."""

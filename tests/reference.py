@@ -237,7 +237,6 @@ def walk(
     ef: int,
     allowed: Array,
     which: Array,
-    across: Array,
     least: Array,
     entries: Array,
     max_steps: int,
@@ -293,8 +292,6 @@ def walk(
             around = dict.fromkeys(links.level0[here].tolist())  # a damaged list may name a row twice
             fresh = [row for row in around if row >= 0 and row not in seen]
             seen.update(fresh)
-            if across[b]:
-                fresh = _across(links.level0, fresh, allowed[which[b]], seen)
         counts[b], steps[b] = min(len(found), ids.shape[1]), left
         ids[b, : counts[b]] = found[: counts[b]]
         scores[b, : counts[b]] = worth[found[: counts[b]]]
@@ -321,17 +318,6 @@ def scan(
         dot(query.astype(np.float64) * factor, bias, rows, row_scale, row_bias, among, 1.0, worth)
         best = np.lexsort((among, -worth))[: counts[b]]
         ids[b, : counts[b]], scores[b, : counts[b]] = among[best], worth[best]
-
-
-def _across(level0: Array, around: list[int], allowed: Array, seen: set[int]) -> list[int]:
-    """Return the rows around that pass, and those new ones behind the others, list by list until two are full."""
-    fresh = [row for row in around if allowed[row]]
-    for other in around:
-        if not allowed[other] and len(fresh) < 2 * level0.shape[1]:
-            behind = dict.fromkeys(level0[other].tolist())
-            fresh += [row for row in behind if row >= 0 and allowed[row] and row not in seen]
-            seen.update(fresh)
-    return fresh
 
 
 def _bar(worth: Array, found: list[int], ef: int, least: float, most: int) -> tuple[float, int] | None:

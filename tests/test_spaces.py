@@ -277,7 +277,7 @@ def test_walk_of_differences_equals_its_reference(kind):
         counts, steps = np.zeros(6, np.int64), np.zeros(6, np.int64)
         about = adjacency.links, min(4, n), np.empty((0, 1), bool), np.full(6, -1), np.full(6, np.inf)
         begin, ef = np.empty((6, 0), np.int32), min(4, n)
-        arguments = queries, bias, rows, scale, None, *about, begin, 2**62, ef, ids, scores, counts, steps, True
+        arguments = queries, None, bias, rows, scale, None, *about, begin, 2**62, ef, ids, scores, counts, steps, True
         reference.walk(*arguments)
         assert found.ids.tolist() == ids.tolist()
         assert found.scores.tolist() == (scores * bias[:, None]).astype(np.float32).tolist()

@@ -18,7 +18,7 @@ import attnbridge as ab
 from attnbridge import kernels
 from attnbridge.integrations import walk as walk_module
 from attnbridge.integrations.adjacency import Adjacency
-from attnbridge.integrations.walk import Walk, filtered_route, scan, seeds, walk_work
+from attnbridge.integrations.walk import Walk, scan, scan_is_cheaper, walk_work
 from attnbridge.kernels.walk import key_of, push, row_of, score_of, sink
 from attnbridge.metric import Keys, Metric
 
@@ -131,10 +131,9 @@ def test_walk_equals_its_reference(kind, terms, data, seed):
     steps = data.draw(st.sampled_from([FOREVER, 0, 3]))
     factor = 2.0 ** rng.integers(-2, 2, b) if terms != "plain" else None
     args = queries, factor, rng.integers(-8, 8, b).astype(np.float64), rows, scale, bias, adjacency.links, ef
-    across = (which >= 0) & (rng.random(b) < 0.5)
-    args = *args, allowed, which, across, least.astype(np.float64), entries, steps
+    args = *args, allowed, which, least.astype(np.float64), entries, steps
     got, want = outputs(b, k), outputs(b, k)
-    work = walk_work(n, max(4 * adjacency.width, e), most, lanes=data.draw(st.integers(1, 3)))
+    work = walk_work(n, max(adjacency.width, e), most, lanes=data.draw(st.integers(1, 3)))
     kernels.walk(*args, work, *got)
     reference.walk(*args, most, *want)
     for mine, truth, name in zip(got, want, ("ids", "scores", "counts", "steps"), strict=True):
@@ -182,7 +181,6 @@ def test_a_lane_forgets_after_255_epochs():
     nothing = (
         np.empty((0, 1), np.bool_),
         np.full(b, -1),
-        np.zeros(b, np.bool_),
         np.full(b, np.inf),
         np.empty((b, 0), np.int32),
         FOREVER,
@@ -366,43 +364,6 @@ def test_only_allowed_rows_come_back(some, share):
     assert share == 0.0 or np.mean(shared) >= 0.95
 
 
-@pytest.mark.parametrize("share", [0.5, 0.2])
-def test_a_walk_across_returns_allowed_rows(some, share):
-    walk, queries, bias, unit = some
-    rng = np.random.default_rng(2)
-    allowed = rng.random((2, len(unit))) < share
-    which, across = rng.integers(-1, 2, len(queries)), rng.random(len(queries)) < 0.7
-    found = walk.query(queries, bias, 10, ef=60, allowed=allowed, which=which, across=across)
-    plain = walk.query(queries, bias, 10, ef=60, allowed=allowed, which=which)
-    other = (which < 0) | ~across
-    assert (found.ids[other] == plain.ids[other]).all()
-    for i in np.flatnonzero(~other):
-        assert allowed[which[i], found.ids[i, : found.counts[i]]].all()
-    shared = [len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), plain.ids.tolist(), strict=True)]
-    assert np.mean(shared) >= 0.95
-    parts = [
-        walk.query(
-            queries[i : i + 1], bias[:1], 10, ef=60, allowed=allowed, which=which[i : i + 1], across=across[i : i + 1]
-        )
-        for i in range(len(queries))
-    ]
-    same([np.concatenate(part) for part in zip(*parts, strict=True)], found)
-
-
-def test_seeds_lead_to_what_is_allowed_far_away(some):
-    """A walk across that meets nothing that passes ends with nothing; rows that pass to begin at do not let it."""
-    walk, queries, bias, unit = some
-    allowed = np.zeros((1, len(unit)), np.bool_)
-    far = np.argsort(unit @ queries[0])[:20]
-    allowed[0, far] = True
-    begin = seeds(np.sort(far), 1)
-    assert set(begin[0].tolist()) == set(far.tolist())
-    found = walk.query(queries[:1], bias[:1], 5, ef=20, allowed=allowed, across=np.ones(1, np.bool_), entries=begin)
-    assert found.ids[0].tolist() == sorted(far.tolist(), key=lambda row: -(unit[row] @ queries[0]))[:5]
-    assert seeds(np.empty(0, np.int64), 3).shape == (3, 0)
-    assert seeds(np.arange(1_000), 2).shape == (2, 32)
-
-
 def test_scan_finds_the_best_of_what_it_is_given(some):
     walk, queries, bias, unit = some
     among = np.flatnonzero(np.random.default_rng(0).random(len(unit)) < 0.3)
@@ -415,14 +376,13 @@ def test_scan_finds_the_best_of_what_it_is_given(some):
     assert (scan(walk.keys, queries, bias, 5, among[:0]).ids == -1).all()
 
 
-def test_the_cheapest_route_of_a_filter():
-    about = {"width": 32, "row_bytes": 1_536}
-    assert filtered_route(0, 1_000, 50, **about) == "scan"
-    assert filtered_route(100_000, 100_000, 30, **about) == "walk"
-    assert filtered_route(1_000_000, 10_000_000, 30, **about) == "across"
-    assert filtered_route(1_000, 10_000_000, 30, **about) == "scan"
-    assert filtered_route(8_000, 80_000, 30, width=32, row_bytes=384) == "scan"
-    assert filtered_route(1_000_000, 10_000_000, 30, width=4, row_bytes=384) != "across"  # too few links
+def test_what_a_scan_costs_beside_a_walk():
+    for row_bytes in (192, 1_536):
+        assert scan_is_cheaper(0, 1_000, 50, row_bytes)
+        assert not scan_is_cheaper(100_000, 100_000, 30, row_bytes)
+        assert scan_is_cheaper(8_000, 80_000, 30, row_bytes)
+        assert scan_is_cheaper(1_000, 10_000_000, 30, row_bytes)
+        assert not scan_is_cheaper(5_000_000, 10_000_000, 30, row_bytes)
 
 
 def test_one_filter_for_all(some):
