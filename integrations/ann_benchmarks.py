@@ -22,7 +22,8 @@ In a checkout of it make a folder `ann_benchmarks/algorithms/attnbridge` of thre
         name: attnbridge
         run_groups:
           M-16:
-            arg_groups: [{configuration: [attnbridge-hnswlib], M: 16, ef_construction: 500}]
+            arg_groups: [{configuration: [attnbridge-f32, attnbridge-int8, attnbridge-half-int8, attnbridge-hnswlib],
+              M: 16, ef_construction: 500}]
             args: {}
             query_args: [[10, 20, 40, 80, 120, 200, 400, 600, 800]]
 
@@ -72,7 +73,7 @@ class AttnBridge:
     >>> algorithm.fit(rows)
     >>> algorithm.set_query_arguments(50)
     >>> str(algorithm), algorithm.query(rows[3], 2)[0]
-    ("attnbridge-hnswlib ({'M': 8}, ef=50)", np.int64(3))
+    ("attnbridge-f32 ({'M': 8}, ef=50)", np.int64(3))
     """
 
     def __init__(self, metric: str, options: Mapping[str, Any] | None = None) -> None:
@@ -93,7 +94,9 @@ class AttnBridge:
         ----------
         X : ndarray, (n, d)
         """
-        bridge = AttentionVectorBridge(X.shape[1], self._metric, **{**self._configuration.options, **self._options})
+        bridge = AttentionVectorBridge(
+            X.shape[1], self._metric, **{**self._configuration.constructor(X.shape[1]), **self._options}
+        )
         bridge.add(X, progress=False)
         bridge.link(progress=False)
         if self._configuration.freeze:

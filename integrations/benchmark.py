@@ -30,6 +30,7 @@ _CHUNK, _PROBES = 64, 100
 _FILTERED = 50
 
 EFS = (10, 20, 30, 50, 80, 120, 200, 400)
+_METRICS = ("cosine", "ip", "l2")
 SHARES = (0.5, 0.1, 0.01, 0.001)
 
 
@@ -322,7 +323,7 @@ def benchmark(
     filter_ef = _breadth(filter_ef, k, "filter_ef")
     shares = [as_number(share, "filter_shares", above=0.0, most=1.0) for share in filter_shares]
     counts = sorted({usable_threads(count) for count in ((1, usable_threads()) if threads is None else threads)})
-    asked = _Asked(vectors, queries, Metric(metric), k, as_count(seed, "seed", least=0))
+    asked = _Asked(vectors, queries, Metric(as_choice(metric, "metric", _METRICS)), k, as_count(seed, "seed", least=0))
     setting = Setting(
         metric, asked.rows.shape[1], as_count(M, "M", least=2), as_count(ef_construction, "ef_construction")
     )

@@ -21,7 +21,7 @@ class Configuration(NamedTuple):
     Parameters
     ----------
     options : mapping
-        Of the constructor, beside those that a `Setting` gives.
+        Of the constructor, beside those that a `Setting` gives; index_dim="half" is half the vectors' dimension.
     at : callable
         The search options for a breadth ef.
     freeze : bool, default False
@@ -38,10 +38,41 @@ class Configuration(NamedTuple):
     at: Callable[[int], dict[str, Any]]
     freeze: bool = False
 
+    def constructor(self, dim: int) -> dict[str, Any]:
+        """Return the constructor's options for vectors of a dimension.
 
-# With ef=1 of its own, a search is as broad as the candidates it asks for.
+        Parameters
+        ----------
+        dim : int
+
+        Returns
+        -------
+        dict
+        """
+        half = {"index_dim": max(1, dim // 2)} if self.options.get("index_dim") == "half" else {}
+        return {**self.options, **half}
+
+
+# Candidates that are ranked by the full rows where the walk reads others.
+_RANKED = 30
+
+
+def _walked(ef: int) -> dict[str, Any]:
+    return {"candidates": ef, "ef": ef}
+
+
+def _ranked(ef: int) -> dict[str, Any]:
+    return {"candidates": min(_RANKED, ef), "ef": ef}
+
+
+# With ef=1 of its own, a search in hnswlib is as broad as the candidates it asks for.
 CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(
-    {"attnbridge-hnswlib": Configuration({"ef": 1}, lambda ef: {"candidates": ef})}
+    {
+        "attnbridge-f32": Configuration({}, _walked, freeze=True),
+        "attnbridge-int8": Configuration({"dtype": "int8"}, _ranked, freeze=True),
+        "attnbridge-half-int8": Configuration({"dtype": "int8", "index_dim": "half"}, _ranked, freeze=True),
+        "attnbridge-hnswlib": Configuration({"engine": "hnswlib", "ef": 1}, lambda ef: {"candidates": ef}),
+    }
 )
 
 
@@ -67,14 +98,14 @@ class Bridge(Contender):
 
     def build(self, rows: npt.NDArray[np.float32], threads: int) -> None:
         """Add the rows, and wait until all are linked."""
-        setting, configuration = self.setting, self._configuration
+        setting = self.setting
         self.index = AttentionVectorBridge(
             setting.dim,
             setting.metric,
             M=setting.M,
             ef_construction=setting.ef_construction,
             threads=threads,
-            **configuration.options,
+            **self._configuration.constructor(setting.dim),
         )
         self.index.add(rows, progress=False)
         self.index.link(progress=False)
@@ -109,6 +140,7 @@ class Bridge(Contender):
     def load(self, folder: Path) -> None:
         """Read it, not mapped: pages that no search has touched yet would not count."""
         self.index = AttentionVectorBridge.open(folder, mmap=False, read_only=True)
+        self.index.link(progress=False)
         self._freeze()
 
 

@@ -619,7 +619,7 @@ class Documents:
             )
         while True:
             self.link(progress=progress)
-            with self._write(change=False) as (store, source):
+            with self._write(begin=False) as (store, source):
                 if isinstance(source, Graph):
                     if source.lacks(store.view):  # added since
                         continue
@@ -639,7 +639,7 @@ class Documents:
         >>> bridge.add([[1.0, 0.0]])
         [0]
         """
-        with self._write(change=False):
+        with self._write(begin=False):
             self._frozen = False
 
     def compact(self, *, progress: bool = True) -> int:

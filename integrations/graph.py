@@ -16,10 +16,10 @@ import numpy.typing as npt
 from attnbridge.errors import IndexCorruptError
 from attnbridge.integrations.adjacency import Adjacency
 from attnbridge.integrations.candidates import CandidateSource, Distances, Labels
-from attnbridge.integrations.hnswlib import HnswIndex
+from attnbridge.integrations.hnswlib import HnswIndex, within_float32
 from attnbridge.integrations.view import View
 from attnbridge.integrations.walk import Walk
-from attnbridge.metric import Metric
+from attnbridge.metric import Metric, norms
 from attnbridge.threads import ReadWriteLock
 
 # A tail shorter than this is not linked: reading it costs next to nothing.
@@ -71,6 +71,8 @@ class Graph:
         as they are. Not for engine="hnswlib".
     adjacency : Adjacency, optional
         The links of those rows.
+    longest : float, optional
+        The length of the longest row; by default the index's.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class Graph:
         engine: str = "native",
         metric: Metric | None = None,
         adjacency: Adjacency | None = None,
+        longest: float | None = None,
     ) -> None:
         self.index = index
         self.linked = linked
         self.engine = engine
         self.metric = metric if engine == "native" else None
+        self.longest = index.longest if longest is None else longest
         self.damage: IndexCorruptError | None = None  # of the rows that the graph is of, found when it was loaded
         self._native = None if adjacency is None else Native(Walk(adjacency), linked)
         self._unloaded = adjacency is not None  # the index is still to be made from the links
@@ -111,6 +115,10 @@ class Graph:
         if self.engine != "native" or native is None or native.bound > view.count:
             return None
         return native if self._unloaded or self.differs or self.linked - native.bound <= _BEHIND else None
+
+    def within_float32(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Return for which prepared queries a walk's scores are within float32."""
+        return within_float32(self.index.metric, self.longest, queries)
 
     def learn_pace(self, steps: int, seconds: float) -> None:
         """Learn how fast walks are, for those that have a time budget."""
@@ -141,7 +149,7 @@ class Graph:
     def nbytes(self) -> int:
         """How many bytes the links take, and hnswlib's index with its copy of the rows where it is loaded."""
         native = self._native
-        return (0 if native is None else native.walk.adjacency.nbytes) + (0 if self._unloaded else self.index.nbytes)
+        return (0 if native is None else native.walk.adjacency.nbytes) + (self.index.nbytes if len(self.index) else 0)
 
     # ---- changing
 
@@ -219,7 +227,10 @@ class Graph:
             rows = rows[[row not in self.index for row in rows.tolist()]]  # a fork may have come before the next line
             if len(rows):
                 started = time.perf_counter()
-                self.index.add(self._placed(view.vectors(rows)), rows, threads=threads)
+                vectors = view.vectors(rows)
+                if self.index.metric != "cosine":
+                    self.longest = max(self.longest, float(norms(vectors).max()))
+                self.index.add(self._placed(vectors), rows, threads=threads)
                 rate = len(rows) / max(time.perf_counter() - started, 1e-6)
                 self._rate += 0.3 * (min(rate, 10.0 * self._rate) - self._rate)
             self.linked = last
@@ -279,6 +290,7 @@ class Graph:
                 "linked": self.linked,
                 "engine": self.engine,
                 "metric": self.metric,
+                "longest": self.longest,
                 "adjacency": None if adjacency is None else adjacency.arrays(),
             }
 

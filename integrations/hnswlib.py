@@ -107,6 +107,30 @@ def load_hnswlib() -> ModuleType:
     return hnswlib  # type: ignore[no-any-return]
 
 
+def within_float32(metric: str, longest: float, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return for which queries every distance, and those that the graph was built by, are within float32.
+
+    Parameters
+    ----------
+    metric : {"cosine", "ip", "l2"}
+    longest : float
+        The length of the longest row.
+    queries : (b, d) float32
+
+    Returns
+    -------
+    ndarray of bool, (b,)
+    """
+    if metric == "cosine":
+        return np.ones(len(queries), np.bool_)
+    length = norms(queries)
+    largest = longest * np.maximum(length, longest)
+    if metric == "l2":
+        largest = (longest + np.maximum(length, longest)) ** 2
+    within: npt.NDArray[np.bool_] = largest < _LARGEST_DISTANCE
+    return within
+
+
 class HnswIndex:
     """An hnswlib index that cannot be used wrongly.
 
@@ -305,7 +329,7 @@ class HnswIndex:
         with self._lock.read():
             k = min(n, len(self._live))
             if k and len(matrix):
-                within = self.within_float32(prepared)
+                within = within_float32(self.metric, self._longest, prepared)
                 try:
                     if not within.all():
                         raise RuntimeError
@@ -318,26 +342,6 @@ class HnswIndex:
                             found = self._index.knn_query(prepared[i : i + 1], k=reached, num_threads=1)
                             labels[i, :reached], distances[i, :reached] = found[0][0], found[1][0]
         return labels, distances
-
-    def within_float32(self, queries: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Return for which queries every distance, and those the graph was built by, are within float32.
-
-        Parameters
-        ----------
-        queries : (b, d) float32
-
-        Returns
-        -------
-        ndarray of bool, (b,)
-        """
-        if self.metric == "cosine":
-            return np.ones(len(queries), np.bool_)
-        length, longest = norms(queries), self._longest
-        largest = longest * np.maximum(length, longest)
-        if self.metric == "l2":
-            largest = (longest + np.maximum(length, longest)) ** 2
-        within: npt.NDArray[np.bool_] = largest < _LARGEST_DISTANCE
-        return within
 
     def _reachable(self, query: npt.NDArray[np.float32], k: int) -> int:
         """Return the most rows, up to k, that hnswlib returns for this query, by bisection."""
@@ -480,21 +484,14 @@ class HnswIndex:
         with self._lock.read():
             return Adjacency.from_index(self._index, rows)
 
-    def emptied(self, longest: float | None = None) -> "HnswIndex":
+    def emptied(self) -> "HnswIndex":
         """Return an index of the same settings without rows, for `read_links`.
-
-        Parameters
-        ----------
-        longest : float, optional
-            `longest` of the new one; by default this one's.
 
         Returns
         -------
         HnswIndex
         """
-        made = HnswIndex(**self.settings(), threads=self.threads)
-        made._longest = self._longest if longest is None else longest
-        return made
+        return HnswIndex(**self.settings(), threads=self.threads)
 
     def read_links(
         self, adjacency: Adjacency, vectors: npt.NDArray[np.float32], removed: npt.NDArray[np.int64]
@@ -537,6 +534,7 @@ class HnswIndex:
             self._index = index
             self._removed = set(labels[dead].tolist())
             self._live = set(labels[~dead].tolist())
+            self._longest = 0.0 if self.metric == "cosine" else float(norms(prepared).max())
 
     def read_graph(
         self, path: Path, removed: set[int], longest: float, labels: int | None = None, *, name: Path | None = None

@@ -293,7 +293,7 @@ class Nearest:
             self.complete[which] &= found.steps <= steps
         source.learn_pace(int(found.steps.sum()), time.perf_counter() - began)
         labels, distances = found.ids, self.metric.distances(found.scores.astype(np.float64))
-        within = source.index.within_float32(queries)
+        within = source.within_float32(queries)
         if not within.all():  # their products would not be what they are: the rows are read
             labels[~within], distances[~within] = -1, np.inf
         if view.reduction is None:

@@ -210,7 +210,7 @@ class Persistent(Documents):
             about = self._about(store)
             if isinstance(source, Graph):
                 with source.resting() as adjacency:
-                    about |= {"linked": source.linked, "longest": source.index.longest}
+                    about |= {"linked": source.linked, "longest": source.longest}
                     self._save(folder, about, store, adjacency, home)
             else:
                 self._save(folder, about, store, None, home)
@@ -526,8 +526,7 @@ def _saved_graph(snapshot: Snapshot, empty: Graph, store: Store) -> Graph:
         raise IndexCorruptError(
             f"{snapshot.folder} is damaged: its lists hold {adjacency.M} links, not M={empty.index.M}"
         )
-    index = empty.index.emptied(longest)
-    return Graph(index, linked, engine=empty.engine, metric=empty.metric, adjacency=adjacency)
+    return Graph(empty.index, linked, engine=empty.engine, metric=empty.metric, adjacency=adjacency, longest=longest)
 
 
 def _write_array(array: npt.NDArray[Any], path: Path) -> None:

@@ -27,7 +27,7 @@ from attnbridge.integrations.timing import interleaved, medians
 ROWS, DIM, K = 600, 13, 5
 CONTENDER = [pytest.param(name, id=name) for name in CONTENDERS]
 # What they reach at most whose short rows are not ranked by full ones.
-REACH = {"usearch-f16": 0.97, "usearch-i8": 0.6, "voyager-e4m3": 0.6}
+REACH = {"attnbridge-half-int8": 0.9, "usearch-f16": 0.97, "usearch-i8": 0.6, "voyager-e4m3": 0.6}
 
 
 @pytest.fixture(scope="module")
@@ -267,15 +267,15 @@ def test_none_that_can_run_is_an_error(vectors, monkeypatch):
         benchmark(vectors, 20, only=["hnswlib"], efs=[50], threads=[1], rounds=1)
 
 
-@pytest.mark.parametrize("name", ["hnswlib", "attnbridge-hnswlib"])
+@pytest.mark.parametrize("name", ["hnswlib", "attnbridge-f32", "attnbridge-hnswlib"])
 def test_footprint_is_about_what_the_vectors_take(name):
     rows = unit(np.random.default_rng(0).standard_normal((6_000, 512)).astype(np.float32))
     contender = CONTENDERS[name](Setting("cosine", 512, 4, 10))
     contender.build(rows, 2)
     found = footprint(name, contender, rows[:10], K, 20)
-    copies = 1 if name == "hnswlib" else 2  # hnswlib's and the bridge's
-    for size in found:
-        assert 0.95 * copies * rows.nbytes < size < (copies + 1) * rows.nbytes
+    copies = {"hnswlib": 1, "attnbridge-f32": 1, "attnbridge-hnswlib": 2}[name]  # hnswlib's and the bridge's
+    for size, times in zip(found, (copies, 1, copies), strict=True):
+        assert 0.95 * times * rows.nbytes < size < (times + 1) * rows.nbytes
 
 
 def test_a_probe_that_fails_says_why(monkeypatch, vectors):
@@ -300,7 +300,7 @@ def test_everything_that_is_installed_side_by_side(data, tmp_path):
     assert [report[name] for name in about] == [str(data), ROWS - 40, "cosine", DIM, 16, 200, 40, K, 1, 0]
     assert report["load"] is None or report["load"] >= 0.0
     names = [index["name"] for index in report["indexes"]]
-    assert names[:2] == ["attnbridge-hnswlib", "hnswlib"]
+    assert names[:5] == [*CONFIGURATIONS, "hnswlib"]
     assert set(names) | set(report["skipped"]) == set(CONTENDERS)
     assert all("pip install" in problem for problem in report["skipped"].values())
     for index in report["indexes"]:
@@ -465,7 +465,11 @@ def test_hnswlib_that_does_not_run_is_listed(monkeypatch):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--only", "annoy"], 1, "only must be one of attnbridge-hnswlib, faiss-flat,"),
+        (
+            ["--only", "annoy"],
+            1,
+            "only must be one of attnbridge-f32, attnbridge-half-int8, attnbridge-hnswlib, attnbridge-int8, faiss",
+        ),
         (["--only", ","], 2, "--only must be names separated by commas, one of them is empty"),
         (["--ef", "10,x"], 2, "--ef must be whole numbers separated by commas, got '10,x'"),
         (["--ef", ""], 2, "--ef must be whole numbers separated by commas, got ''"),
