@@ -274,8 +274,9 @@ def test_footprint_is_about_what_the_vectors_take(name):
     contender.build(rows, 2)
     found = footprint(name, contender, rows[:10], K, 20)
     copies = {"hnswlib": 1, "attnbridge-f32": 1, "attnbridge-hnswlib": 2}[name]  # hnswlib's and the bridge's
-    for size, times in zip(found, (copies, 1, copies), strict=True):
-        assert 0.95 * times * rows.nbytes < size < (times + 1) * rows.nbytes
+    slack = 1 if copies == 1 else 3  # what its making from the links leaves to malloc, of arrays as small as these
+    for size, times, more in zip(found, (copies, 1, copies), (1, 1, slack), strict=True):
+        assert 0.95 * times * rows.nbytes < size < (times + more) * rows.nbytes
 
 
 def test_a_probe_that_fails_says_why(monkeypatch, vectors):
