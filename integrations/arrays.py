@@ -7,11 +7,13 @@ import re
 import reprlib
 import weakref
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.integrations.blocks import Reader
 from attnbridge.integrations.manifest import damaged
 from attnbridge.integrations.snapshot import Snapshot
 
@@ -20,11 +22,11 @@ _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(r"\{'descr': '([^']{1,20})', 'fortran_order': False, 'shape': \((\d*(?:, ?\d+)*,?)\), \} *\n")
 _MOST_BYTES = 2**62
 
-# Reading a value of a mapped file brings in the pages around it, with Linux so many bytes; a mapping that is read at
-# random is given back when so much of it may be in memory, a small one never.
-_FAULT_AROUND = 1 << 16
+# Reading a value of a mapped file brings in the pages around it, up to so many bytes; a mapping that is read at random
+# is given back when so much of it may be in memory, a small one never.
+_AROUND = 2 << 20
 _MOST_TOUCHED = 64 << 20
-_SMALL = 256 << 20
+SMALL = 256 << 20
 
 
 def load_array(
@@ -90,15 +92,17 @@ def load_array(
 
 
 class Mapped:
-    """The mapping behind an array that `load_array` has mapped, whose pages can be given back.
+    """The file behind rows that `load_array` has mapped: rows can be read past the mapping, and its pages given back.
 
-    Nobody writes to such an array: what is given back comes from the file again when it is next read, so that readers
+    Nobody writes to such rows: what is given back comes from the file again when it is next read, so that readers
     need not know.
 
     Parameters
     ----------
-    array : ndarray
-        One that is not mapped has nothing to give back.
+    path : Path
+    offset : int
+        Where in the file the rows begin.
+    array : (n, d) ndarray
 
     Attributes
     ----------
@@ -106,7 +110,7 @@ class Mapped:
         Bytes.
     """
 
-    def __init__(self, array: npt.NDArray[Any]) -> None:
+    def __init__(self, path: Path, offset: int, array: npt.NDArray[Any]) -> None:
         base: Any = array
         while isinstance(base, np.ndarray):
             base = base.base
@@ -114,12 +118,24 @@ class Mapped:
         # weakly: an array that was copied to grow must not stay in memory
         self._mapping = weakref.ref(base) if isinstance(base, memory.mmap) else None
         self._touched = 0
+        self._reader, self._offset = Reader(path), offset
+        self._dtype, self._dim = array.dtype, array.shape[1]
 
-    def touch(self, pages: int) -> None:
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows without bringing in what lies around them."""
+        size = self._dtype.itemsize * self._dim
+        raw = bytearray().join(
+            [self._reader.read(self._offset + row * size, size) for row in rows.tolist()]
+        )  # writable: kernels know no other
+        if len(raw) < size * len(rows):
+            raise damaged(self._reader.path, "it has become shorter")
+        return np.frombuffer(raw, self._dtype).reshape(len(rows), self._dim)
+
+    def touch(self, places: int) -> None:
         """Count reads at random places, and give back what they have brought in where that may have become much."""
-        if self.size <= _SMALL:
+        if self.size <= SMALL:
             return
-        self._touched += pages * _FAULT_AROUND  # threads may lose a count: it is a guess
+        self._touched += places * _AROUND  # threads may lose a count: it is a guess
         if self._touched >= _MOST_TOUCHED:
             self.release()
 

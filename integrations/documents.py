@@ -129,7 +129,7 @@ class Documents:
         if where is None:
             refuse_params(params)
             return view.live_ids()
-        return [view.ids[row] for row in store.matching(where, params, view).rows.tolist()]
+        return view.ids.at(store.matching(where, params, view).rows)
 
     def get(self, ids: Id | Sequence[Id]) -> npt.NDArray[np.float32]:
         """Return stored vectors as they were added.
@@ -276,14 +276,14 @@ class Documents:
         store, source = self._state
         view = store.view
         terms = [array for array in (view.keys.scale, view.keys.bias) if array is not None]
-        sample = view.ids[: min(view.count, 1_000)]
+        sample = view.ids.part(0, min(view.count, 1_000))
         each = sum(sys.getsizeof(id) for id in sample) / max(len(sample), 1)
         tokens = 0 if view.tokens is None else sum(array.nbytes for array in view.tokens)
         return {
             "rows": view.keys.data.nbytes,
             "codes": view.code_bytes,
             "norms": sum(array.nbytes for array in terms),
-            "ids": int(each * view.count) + sys.getsizeof(view.ids) + sys.getsizeof(store._row_of) + view.alive.nbytes,
+            "ids": int(each * view.count) + view.ids.nbytes + sys.getsizeof(store._row_of) + view.alive.nbytes,
             "graph": source.nbytes if isinstance(source, Graph) else 0,
             "tokens": tokens,
             "payload": 0 if view.payload is None else view.payload.nbytes,
@@ -550,7 +550,7 @@ class Documents:
                 _, rows = store.rows_of(gone)
             else:
                 rows = store.matching(where, params, store.view).rows.tolist()
-                gone = [store.view.ids[row] for row in rows]
+                gone = store.view.ids.at(np.array(rows, np.int64))
             if rows:
                 with self._recorded("delete", ids=gone):
                     store.kill(gone, rows)

@@ -306,7 +306,8 @@ class Nearest:
     def _refined(self, which: npt.NDArray[np.int64], labels: Labels, n: int) -> tuple[Labels, Distances]:
         """Return candidates in the order of the full rows."""
         self.view.check_rows(labels[labels >= 0])
-        found = distances_of(self.view.keys, self.metric, self.queries[which], self.bias[which], labels)
+        keys, near = self.view.gathered(labels)
+        found = distances_of(keys, self.metric, self.queries[which], self.bias[which], near)
         return _ordered(labels, found, n)
 
     def _scanned(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.hits import Id
 from attnbridge.integrations.codes import STORED, pack
 from attnbridge.integrations.reduction import Reduction
 from attnbridge.metric import Keys, Metric, squares
@@ -133,6 +134,39 @@ class Codes:
     def keys(self, rows: Keys) -> Keys:
         """Return the codes of the full rows that count as the kernels read them."""
         return Keys(self._data[: len(rows.data)], None, rows.bias)
+
+
+class Ids:
+    """The rows' ids; whole numbers in 8 bytes each, so that those of many hits are read in one go.
+
+    Like `Rows` they are written where no reader looks.
+    """
+
+    def __init__(self) -> None:
+        self._data: npt.NDArray[Any] = np.empty(0, np.int64)
+
+    def put(self, start: int, ids: Sequence[Id]) -> None:
+        """Write ids as those from row `start` on."""
+        if self._data.dtype != object and ids and type(ids[0]) is not int:
+            self._data = self._data.astype(object)
+        data = grown(self._data, start, len(ids))
+        data[start : start + len(ids)] = ids
+        self._data = data
+
+    def at(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """Return the ids of rows, in lists as `rows` is in arrays."""
+        ids: list[Any] = self._data[rows].tolist()
+        return ids
+
+    def part(self, start: int, stop: int) -> list[Id]:
+        """Return the ids of the rows from `start` to before `stop`."""
+        ids: list[Id] = self._data[start:stop].tolist()
+        return ids
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the array takes, without texts."""
+        return self._data.nbytes
 
 
 class Tokens:

@@ -95,7 +95,6 @@ class Searcher:
         counts = (found.labels >= 0).sum(axis=1)
         if self.view.guard is not None:
             self.view.check_rows(found.labels[found.labels >= 0])
-        self.view.ranked(int(counts.sum()))
         timings = {"candidates": (time.perf_counter() - started) / len(queries)}
         if request.stages and found.rough:
             exact = distances_of(self.view.keys, self.metric, queries, bias, found.labels)
@@ -131,7 +130,8 @@ class Searcher:
         most = labels.shape[1] if request.k is None else min(request.offset + request.k, labels.shape[1])
         shape = (len(queries), most)
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
-        self.attention.rerank(queries, bias, self.view.keys, labels, counts, self.options, positions, logits, weights)
+        keys, near = self.view.gathered(labels)
+        self.attention.rerank(queries, bias, keys, near, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
         timings["total"] = sum(timings.values())
         # For the whole chunk at a time: what is done for each query alone costs as much as its ranking.
@@ -139,24 +139,25 @@ class Searcher:
         which = np.arange(len(queries))[:, None]  # half the cost of take_along_axis
         rows = labels[which, places]
         if rough:
-            near = distances_of(self.view.keys, self.metric, queries, bias, np.where(positions >= 0, rows, -1))
+            best = np.where(positions >= 0, near[which, places], -1)
+            nearness = distances_of(keys, self.metric, queries, bias, best)
         else:
-            near = distances[which, places]
-        parts, numbers, whole = logits.copy(), rows.tolist(), complete.tolist()
+            nearness = distances[which, places]
+        parts, whole = logits.copy(), complete.tolist()
         lasts = np.minimum(counts, most).tolist()
         if request.threshold is not None:
             lasts = [self._last(request, last, logits[i]) for i, last in enumerate(lasts)]
         view, name, offset = self.view, self.attention.name, request.offset
-        ids, has_payload = view.ids, view.payload is not None
+        ids, has_payload = view.ids.at(rows), view.payload is not None
         out = []
         for i, count in enumerate(counts.tolist()):
             window = slice(offset, lasts[i])
             out.append(
                 Hits(
-                    [ids[row] for row in numbers[i][window]],
+                    ids[i][window],
                     logits[i, window],
                     weights[i, window],
-                    near[i, window],
+                    nearness[i, window],
                     positions[i, window],
                     {name: parts[i, window]},
                     timings.copy(),
@@ -219,9 +220,10 @@ class Searcher:
         best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(pool.scores, rows, best)
         window = best[request.offset : self._last(request, len(best), pool.scores[best])]
+        view.ranked(len(rows))
         timings["total"] = sum(timings.values())
         return Hits(
-            self._ids(rows[window]),
+            view.ids.at(rows[window]),
             pool.scores[window],
             weights[window],
             distances[window],
@@ -259,10 +261,6 @@ class Searcher:
         if request.radius is not None:
             labels = labels[self._distances(first_query, first_bias, labels).astype(np.float64) <= request.radius]
         return labels
-
-    def _ids(self, rows: npt.NDArray[np.int64]) -> list[Any]:
-        ids = self.view.ids
-        return [ids[row] for row in rows.tolist()]
 
     @staticmethod
     def _last(request: Request, count: int, scores: npt.NDArray[np.float64]) -> int:

@@ -17,7 +17,7 @@ from attnbridge.integrations.codes import DISK, FULL_ROWS, STORED, RowSettings, 
 from attnbridge.integrations.inputs import id_list
 from attnbridge.integrations.manifest import damaged
 from attnbridge.integrations.reduction import SAMPLE, Reduction, rows_needed
-from attnbridge.integrations.rows import Codes, Rows, Tokens, grown
+from attnbridge.integrations.rows import Codes, Ids, Rows, Tokens, grown
 from attnbridge.integrations.snapshot import Snapshot
 from attnbridge.integrations.view import Allowed, Guard, View
 from attnbridge.metric import Metric
@@ -52,7 +52,7 @@ class Store:
         self._codes: Codes | None = None
         self._tokens: Tokens | None = None
         self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
-        self._ids: list[Id] = []
+        self._ids = Ids()
         self._row_of: dict[Id, int] = {}
         self._kind: type | None = None
         self._next_id = 0
@@ -160,10 +160,8 @@ class Store:
         self._rows.count = view.count
         if view.walk is view.keys:
             self._codes = None
-        del self._ids[view.count :]
-        rows = view.live_rows.tolist()
         self._row_of.clear()
-        self._row_of.update(zip((self._ids[row] for row in rows), rows, strict=True))
+        self._row_of.update(zip(view.live_ids(), view.live_rows.tolist(), strict=True))
         if not view.count:
             self._kind = None
         if view.tokens is None:
@@ -247,8 +245,7 @@ class Store:
                 alive = alive.copy()
                 alive[replaced] = False
             clipped += self._fit(alive[: start + count])
-            del self._ids[start:]
-            self._ids.extend(ids)
+            self._ids.put(start, ids)
             with self.lock:
                 self._row_of.update(zip(ids, range(start, start + count), strict=True))
                 self._learn_kind(ids)
@@ -302,8 +299,7 @@ class Store:
             self._put_tokens(None, start, count)
             alive = grown(self._alive, start, count)
             alive[start : start + count] = False
-            del self._ids[start:]
-            self._ids.extend([0 if self._kind is int else ""] * count)
+            self._ids.put(start, [0 if self._kind is int else ""] * count)
             self._rows.count = start + count
             self._publish(alive, count, payload)
 
@@ -329,7 +325,7 @@ class Store:
             tokens = [view.tokens_of(row) for row in rows.tolist()]
             made._tokens = Tokens(view.tokens.data.shape[1])
         payload = None if view.payload is None else view.payload.take(rows)
-        made.add([view.ids[row] for row in rows.tolist()], view.vectors(rows), tokens, payload)
+        made.add(view.ids.at(rows), view.vectors(rows), tokens, payload)
         return made
 
     def catch_up(self, before: View, store: "Store") -> list[int]:
@@ -341,9 +337,9 @@ class Store:
         if now.payload is not None:
             payload = now.payload.take(np.concatenate([before.live_rows, new]))
         count = self.view.count
-        gone = self.add([now.ids[row] for row in new.tolist()], now.vectors(new), tokens, payload)
+        gone = self.add(now.ids.at(new), now.vectors(new), tokens, payload)
         died = np.flatnonzero(before.alive & ~now.alive[: before.count])
-        ids = [now.ids[row] for row in died.tolist()]
+        ids = now.ids.at(died)
         left = [id for id in ids if self._row_of[id] < count]  # the others are rows that an upsert replaced
         rows = [self._row_of[id] for id in left]
         self.kill(left, rows)
@@ -371,7 +367,7 @@ class Store:
 
         def write_ids(path: Path) -> None:
             alive = view.alive.tolist()
-            ids = [id if live else None for id, live in zip(view.ids[: view.count], alive, strict=True)]
+            ids = [id if live else None for id, live in zip(view.ids.part(0, view.count), alive, strict=True)]
             with path.open("w", encoding="utf-8") as file:
                 json.dump({"next": self._next_id, "ids": ids}, file)
 
@@ -424,7 +420,7 @@ class Store:
                 token_blocks,
                 0 if tokens is None else 2 * tokens.dim,
                 None if codes is None else snapshot.blocks("codes.npy"),
-                Mapped(data),
+                Mapped(snapshot.folder / "rows.npy", offset, data),
             )
         payload = None
         if "payload.parquet" in snapshot:
@@ -475,10 +471,12 @@ class Store:
             store._alive = np.array([id is not None for id in ids], np.bool_)
             store._row_of = {id: row for row, id in enumerate(ids) if id is not None}
         else:
-            store._row_of = dict(zip(ids, range(len(ids)), strict=True))  # type: ignore[arg-type]
+            rows_of_ids = range(len(ids))
+            numbered = ids == list(rows_of_ids)  # then one object is enough for both
+            store._row_of = dict(zip(ids, ids if numbered else rows_of_ids, strict=True))  # type: ignore[arg-type]
         store._kind = next((type(id) for id in store._row_of), None)
         placeholder: Id = "" if store._kind is str else 0
-        store._ids = [placeholder if id is None else id for id in ids] if None in ids else ids  # type: ignore[assignment]
+        store._ids.put(0, [placeholder if id is None else id for id in ids])
         store.view = store._view(store._alive, len(store._row_of), payload, guard, clipped)
         return store
 
@@ -496,7 +494,7 @@ class Store:
             "terms": self._terms(view),
             "steps": view.steps,
             "codes": (np.ascontiguousarray(view.walk.data), view.reduction, view.clipped) if coded else None,
-            "ids": [id if live else None for id, live in zip(view.ids[: view.count], alive, strict=True)],
+            "ids": [id if live else None for id, live in zip(view.ids.part(0, view.count), alive, strict=True)],
             "next_id": self._next_id,
             "tokens": None if view.tokens is None else (view.tokens.data.view(np.float16), view.tokens.lengths),
             "payload": view.payload,
@@ -570,11 +568,12 @@ def _read_ids(snapshot: Snapshot) -> tuple[list[Id | None], int]:
         kinds = set(map(type, ids)) - {type(None)}
         if kinds not in (set(), {int}, {str}):
             raise TypeError("they must be all text or all whole numbers")
-        distinct = set(ids) - {None}
-        if len(ids) - ids.count(None) != len(distinct):
-            raise ValueError("one occurs twice")
-        if kinds == {int} and not -(2**63) <= min(distinct) <= max(distinct) < 2**63:
+        live = [id for id in ids if id is not None] if None in ids else ids
+        if kinds == {int} and not -(2**63) <= min(live) <= max(live) < 2**63:
             raise ValueError("one does not fit 64 bits")
+        # numbers not in a set: what that takes in memory would not be given back
+        if len(live) > len(np.unique(np.array(live, np.int64)) if kinds == {int} else set(live)):
+            raise ValueError("one occurs twice")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise IndexCorruptError(f"{path} is not a list of ids ({error}); restore it from a backup") from error
     return ids, next_id

@@ -8,10 +8,12 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.hits import Id
+from attnbridge.integrations import arrays
 from attnbridge.integrations.arrays import Mapped
 from attnbridge.integrations.blocks import Blocks
 from attnbridge.integrations.codes import unpack
 from attnbridge.integrations.reduction import Reduction
+from attnbridge.integrations.rows import Ids
 from attnbridge.metric import Keys
 from attnbridge.rerank import TokenRows
 from attnbridge.threads import usable_threads
@@ -127,8 +129,8 @@ class View:
         Which rows are not dead.
     live : int
         How many those are.
-    ids : list of str or int
-        Of each row; the list may have grown since.
+    ids : Ids
+        Of each row; there may be more by now.
     tokens : TokenRows or None
     payload : Payload or None
         None where no document was ever given any.
@@ -146,7 +148,7 @@ class View:
     keys: Keys
     alive: npt.NDArray[np.bool_]
     live: int
-    ids: list[Id]
+    ids: Ids
     tokens: TokenRows | None
     payload: "Payload | None"
     guard: Guard | None
@@ -180,8 +182,8 @@ class View:
     def live_ids(self) -> list[Id]:
         """Return the live rows' ids in order of insertion."""
         if self.live == self.count:
-            return self.ids[: self.count]
-        return [self.ids[row] for row in self.live_rows.tolist()]
+            return self.ids.part(0, self.count)
+        return self.ids.at(self.live_rows)
 
     def check_rows(self, rows: Rows | None = None) -> None:
         """Verify rows (None: all) of a memory-mapped file that is verified as it is read."""
@@ -193,13 +195,31 @@ class View:
         if self.guard is not None:
             self.guard.check_walk()
 
-    def ranked(self, count: int) -> None:
-        """Say that so many full rows were read at random places; now and then they are let go as by `release`.
+    def gathered(self, labels: npt.NDArray[np.int64]) -> tuple[Keys, npt.NDArray[np.int64]]:
+        """Return full rows to rank, and where in them each label (-1 for none) is: all of them, where they are.
 
-        Without codes nothing is: the walk would read the rows again at once.
+        Of a large mapped file a copy of those named: its pages would fill the memory that the codes spare.
         """
-        if self.walk is not self.keys and self.guard is not None and self.guard.mapped is not None:
+        if not self._apart():
+            return self.keys, labels
+        assert self.guard is not None
+        assert self.guard.mapped is not None
+        rows = np.unique(labels[labels >= 0])
+        scale, bias = (None if part is None else part[rows] for part in (self.keys.scale, self.keys.bias))
+        data = self.guard.mapped.read(rows).view(self.keys.data.dtype)
+        return Keys(data, scale, bias), np.where(labels >= 0, np.searchsorted(rows, labels), -1)
+
+    def ranked(self, count: int) -> None:
+        """Say that so many full rows were read where they are; now and then they are let go as by `release`."""
+        if self._apart():
+            assert self.guard is not None
+            assert self.guard.mapped is not None
             self.guard.mapped.touch(count)
+
+    def _apart(self) -> bool:
+        """Whether full rows are read for the best candidates only, from a large mapped file."""
+        mapped = None if self.guard is None or self.walk is self.keys else self.guard.mapped
+        return mapped is not None and mapped.size > arrays.SMALL
 
     def release(self) -> None:
         """Take memory-mapped full rows out of this process's memory; they are read again where they are needed."""

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidInputError
-from attnbridge.hits import Id
 from attnbridge.integrations import engine
 from attnbridge.integrations.payload import Payload
+from attnbridge.integrations.rows import Ids
 
 if TYPE_CHECKING:
     import duckdb
@@ -330,21 +330,24 @@ class Matcher:
 
     Parameters
     ----------
-    ids : list
-        The documents' ids in the order of the rows, all str or all int. It may grow, its entries never change.
+    ids : Ids
+        The documents' ids, all str or all int.
 
     Examples
     --------
     >>> import numpy as np
     >>> from attnbridge.integrations.columns import as_table
     >>> from attnbridge.integrations.payload import Payload
+    >>> from attnbridge.integrations.rows import Ids
     >>> from attnbridge.integrations.where import Matcher
     >>> payload = Payload.empty(0).append(as_table({"year": [1999, 2004, None]}, 3), 3)
-    >>> Matcher(["a", "b", "c"]).mask("year > $y", {"y": 2000}, payload, np.ones(3, bool))
+    >>> ids = Ids()
+    >>> ids.put(0, ["a", "b", "c"])
+    >>> Matcher(ids).mask("year > $y", {"y": 2000}, payload, np.ones(3, bool))
     array([False,  True, False])
     """
 
-    def __init__(self, ids: Sequence[Id]) -> None:
+    def __init__(self, ids: Ids) -> None:
         self._ids = ids
         self._column: Payload | None = None  # the ids in Arrow, as far as they were asked for
         self._masks: OrderedDict[Any, tuple[Any, Any, npt.NDArray[np.bool_]]] = OrderedDict()
@@ -402,7 +405,7 @@ class Matcher:
         with self._lock:
             column = Payload.empty(0) if self._column is None else self._column
             if len(column) < count:
-                new = pa.table({"id": pa.array(self._ids[len(column) : count])})
+                new = pa.table({"id": pa.array(self._ids.part(len(column), count))})
                 column = self._column = column.append(new, count - len(column))
         return column.table()["id"].slice(0, count) if count else pa.chunked_array([pa.nulls(0)])
 

@@ -783,11 +783,11 @@ def test_many_ranked_rows_give_memory_back(large, monkeypatch):
     store.view.keys.data.sum()
     store.view.ranked(10**6)
     assert resident(path) > 8 << 20  # small: it may stay
-    monkeypatch.setattr(arrays, "_SMALL", 1 << 20)
-    store.view.ranked(1024)
+    monkeypatch.setattr(arrays, "SMALL", 1 << 20)
+    store.view.ranked(32)
     assert resident(path) < 1 << 20
     store.view.keys.data.sum()
-    for _ in range(1023):
+    for _ in range(31):
         store.view.ranked(1)
     assert resident(path) > 8 << 20
     store.view.ranked(1)
@@ -796,7 +796,7 @@ def test_many_ranked_rows_give_memory_back(large, monkeypatch):
 
 @linux
 def test_rows_that_the_walk_reads_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "_SMALL", 0)
+    monkeypatch.setattr(arrays, "SMALL", 0)
     save(made(RowSettings()), tmp_path)
     store = read(tmp_path, RowSettings())
     (path,) = tmp_path.glob("*/rows.npy")
@@ -804,6 +804,27 @@ def test_rows_that_the_walk_reads_stay(tmp_path, monkeypatch):
     before = resident(path)
     store.view.ranked(10**6)
     assert resident(path) == before > 0
+
+
+def test_rows_to_rank_are_copied_from_a_large_file(large, monkeypatch):
+    """A search reads them past the mapping: nothing of it comes into memory."""
+    store, path, truth = large
+    keys, rows = truth.view.keys, np.random.default_rng(0).integers(0, 16_384, (5, 40))
+    rows[2, 30:] = -1
+    rows[4] = -1
+    assert store.view.gathered(rows) == (store.view.keys, rows)
+    monkeypatch.setattr(arrays, "SMALL", 1 << 20)
+    before = resident(path)
+    found, places = store.view.gathered(rows)
+    assert resident(path) == before
+    assert ((places < 0) == (rows < 0)).all()
+    there = rows >= 0
+    assert found.data[places[there]].tobytes() == keys.data[rows[there]].tobytes()
+    assert found.scale[places[there]].tobytes() == keys.scale[rows[there]].tobytes()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1024 * 4)
+    with pytest.raises(ab.IndexCorruptError, match=r"rows\.npy is damaged: it has become shorter"):
+        store.view.gathered(np.array([[16_383]]))
 
 
 def test_readers_do_not_notice(large):

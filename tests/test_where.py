@@ -24,6 +24,7 @@ from attnbridge.errors import AttentionError, InvalidInputError
 from attnbridge.integrations import where as module
 from attnbridge.integrations.columns import as_table
 from attnbridge.integrations.payload import Payload
+from attnbridge.integrations.rows import Ids
 from attnbridge.integrations.where import Matcher
 
 N = 7
@@ -51,13 +52,19 @@ ALIVE = np.ones(N, np.bool_)
 IDS = [f"d{i}" for i in range(N)]
 
 
+def matcher_of(ids):
+    held = Ids()
+    held.put(0, ids)
+    return Matcher(held)
+
+
 @pytest.fixture
 def matcher():
-    return Matcher(IDS)
+    return matcher_of(IDS)
 
 
 def found(where, params=None, alive=ALIVE):
-    return np.flatnonzero(Matcher(IDS).mask(where, params, PAYLOAD, alive)).tolist()
+    return np.flatnonzero(matcher_of(IDS).mask(where, params, PAYLOAD, alive)).tolist()
 
 
 ENGLISH_OR_FRENCH = [0, 2, 4]
@@ -148,7 +155,7 @@ def test_params_take_many_types(rng):
 
 def error_of(where, params=None, payload=PAYLOAD, alive=ALIVE, ids=IDS):
     with pytest.raises(InvalidInputError) as caught:
-        Matcher(ids).mask(where, params, payload, alive)
+        matcher_of(ids).mask(where, params, payload, alive)
     assert isinstance(caught.value, AttentionError)
     assert isinstance(caught.value, ValueError)
     return str(caught.value)
@@ -288,7 +295,7 @@ def test_dead_rows_are_not_evaluated():
 
 
 def test_int_ids_and_no_payload():
-    matcher = Matcher([10, 20, -(2**63), 2**63 - 1])
+    matcher = matcher_of([10, 20, -(2**63), 2**63 - 1])
     alive = np.ones(4, np.bool_)
     assert matcher.mask("id > 10", None, Payload.empty(4), alive).tolist() == [False, True, False, True]
     assert "the columns are id" in error_of("year = 1", None, Payload.empty(4), alive, [1, 2, 3, 4])
@@ -297,13 +304,13 @@ def test_int_ids_and_no_payload():
 @pytest.mark.parametrize("where", ["id = 'x'", "id = 3", "true", "id IN ('x', 'y')"])
 def test_empty_store(where):
     alive = np.ones(0, np.bool_)
-    assert Matcher([]).mask(where, None, Payload.empty(0), alive).shape == (0,)
+    assert matcher_of([]).mask(where, None, Payload.empty(0), alive).shape == (0,)
     assert "cannot be evaluated" in error_of("year = 1", None, Payload.empty(0), alive, [])
 
 
 def test_ids_may_grow():
     ids = []
-    matcher = Matcher(ids)
+    matcher = matcher_of(ids)
     for count in [0, 1, 2, 3, 50, 51, 52, 1000]:
         ids.extend(f"d{i}" for i in range(len(ids), count))
         ids.append("not yet in the view")
@@ -321,7 +328,7 @@ def test_order_over_many_chunks_and_threads(rng):
         payload = payload.append(as_table({"v": values[done:stop]}, stop - done), stop - done)
         done = stop
     alive = rng.random(count) < 0.8
-    mask = Matcher(list(range(count))).mask("v < $v AND id % 3 = 0", {"v": 300}, payload, alive)
+    mask = matcher_of(list(range(count))).mask("v < $v AND id % 3 = 0", {"v": 300}, payload, alive)
     assert (mask == ((values < 300) & (np.arange(count) % 3 == 0) & alive)).all()
 
 
@@ -384,7 +391,7 @@ def test_masks_that_change_by_themselves_are_not_kept(matcher, where, kept):
 
 def test_random_is_drawn_anew(matcher):
     payload, alive = payload_of({"x": np.arange(64)}, 64), np.ones(64, np.bool_)
-    matcher = Matcher(list(range(64)))
+    matcher = matcher_of(list(range(64)))
     assert len({matcher.mask("random() < 0.5", None, payload, alive).tobytes() for _ in range(5)}) > 1
 
 
@@ -462,7 +469,7 @@ def test_nesting_does_not_crash(kind):
         for depth in [10, 100, 200, 300, 900, 3000, 9999, 100_000]:
             text = before * depth + inside + after * depth
             try:
-                where.Matcher([1]).mask(text, None, Payload.empty(1), np.ones(1, bool))
+                matcher_of([1]).mask(text, None, Payload.empty(1), np.ones(1, bool))
                 outcomes.append("mask")
             except InvalidInputError as error:
                 outcomes.append("error")
@@ -490,7 +497,7 @@ PIECES = st.sampled_from([*WORDS.split(), "\n"])
 @given(st.lists(PIECES, max_size=12).map(" ".join) | st.text(max_size=40))
 def test_fuzzed_text_is_a_mask_or_an_error(text):
     try:
-        mask = Matcher(IDS).mask(text, {"a": 1} if "$a" in text else None, PAYLOAD, ALIVE)
+        mask = matcher_of(IDS).mask(text, {"a": 1} if "$a" in text else None, PAYLOAD, ALIVE)
     except InvalidInputError as error:
         started = str(error).startswith(("where ", "params "))
     else:
@@ -526,7 +533,7 @@ def test_fork(way):
         import os, signal, sys, threading
         from attnbridge.integrations.where import Matcher
         count = 200_000
-        matcher = Matcher(range(count))
+        matcher = matcher_of(range(count))
         payload = Payload.empty(0).append(as_table({{"x": np.arange(count)}}, count), count)
         alive = np.ones(count, bool)
         assert matcher.mask("x < 10", None, payload, alive).sum() == 10
@@ -552,7 +559,7 @@ def test_ctrl_c():
     slow = "list_sum(list_transform($l, y -> list_sum(list_transform($l, z -> z * y + x)))) > 3"
     main = threading.get_ident()
     timer = threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT))
-    matcher = Matcher(list(range(count)))
+    matcher = matcher_of(list(range(count)))
     timer.start()
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
