@@ -234,6 +234,19 @@ def test_index_passes_every_option_on(vectors, tmp_path):
     }  # fmt: skip
 
 
+def test_index_of_compressed_rows(vectors, tmp_path):
+    np.save(tmp_path / "docs.npy", vectors)
+    for name, args, expected in (
+        ("a", ["--dtype", "int8", "--index-dim", 3, "--freeze"], ("int8", 3, True, True)),
+        ("b", ["--dtype", "float16", "--no-full"], ("float16", None, False, False)),
+    ):
+        succeeds("index", tmp_path / "docs.npy", "-o", tmp_path / name, *args)
+        config = ab.AttentionVectorBridge.open(tmp_path / name).config
+        assert tuple(config[name] for name in ("dtype", "index_dim", "keep_full", "frozen")) == expected
+    message = "keep_full=False must go with dtype='float16' or 'int8', got 'float32'"
+    assert message in fails("index", tmp_path / "docs.npy", "-o", tmp_path / "c", "--no-full")
+
+
 def test_index_threads_reach_the_bridge(vectors, tmp_path, monkeypatch):
     np.save(tmp_path / "docs.npy", vectors)
     seen = {}
@@ -245,7 +258,10 @@ def test_index_threads_reach_the_bridge(vectors, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ab.AttentionVectorBridge, "from_file", classmethod(spy))
     succeeds("index", tmp_path / "docs.npy", "-o", tmp_path / "a", "--threads", 2)
-    assert seen == {"payload": None, "progress": True, "metric": "cosine", "index": "auto", "threads": 2}
+    assert seen == {
+        "payload": None, "progress": True, "metric": "cosine", "index": "auto", "threads": 2,
+        "dtype": "float32", "index_dim": None, "keep_full": True,
+    }  # fmt: skip
     assert succeeds("index", tmp_path / "docs.npy", "-o", tmp_path / "b", "--quiet") == ""
     assert seen["progress"] is False
 

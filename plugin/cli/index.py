@@ -41,6 +41,16 @@ _GRAPH_OPTIONS = {"m": "M", "ef_construction": "ef_construction", "ef": "ef", "s
 @click.option("--ef", type=click.IntRange(min=1), help="hnsw: least breadth of a search. [default: 100]")
 @click.option("--seed", type=click.IntRange(min=0), help="hnsw: random seed. [default: 100]")
 @click.option("--threads", type=click.IntRange(min=1), help="hnsw: threads that build; one of them repeats exactly.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the rows that the graph is walked over; what the walk finds is ranked by the full rows.",
+)
+@click.option("--index-dim", type=click.IntRange(min=1), help="Reduce those to so many principal directions.")
+@click.option("--no-full", is_flag=True, help="Keep no rows but those of --dtype, and rank by them.")
+@click.option("--freeze", is_flag=True, help="Save it frozen: the smallest memory where it is opened, no writes.")
 @click.option("--overwrite", is_flag=True, help="Replace the index that FOLDER holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar and no summary.")
@@ -53,6 +63,10 @@ def index(
     model: str | None,
     metric: str,
     index_type: str,
+    dtype: str,
+    index_dim: int | None,
+    no_full: bool,
+    freeze: bool,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -65,6 +79,7 @@ def index(
         raise click.UsageError(f"--index exact has no graph to apply {given} to")
     if model is not None:
         options["model"] = model
+    options |= {"dtype": dtype, "index_dim": index_dim, "keep_full": not no_full}
     columns = _columns(payload)
     _check_output(output, overwrite)
     from attnbridge.integrations import AttentionVectorBridge
@@ -74,6 +89,8 @@ def index(
         bridge = AttentionVectorBridge.from_file(
             data, vector, id, payload=columns, progress=not quiet, metric=metric, index=index_type, **options
         )
+        if freeze:
+            bridge.freeze(progress=not quiet)
         bridge.save(output)
     seconds = time.perf_counter() - started
     about = bridge.config

@@ -19,6 +19,8 @@ def warmup(quiet: bool) -> None:
     folder = _lasting_cache_folder()
     metrics = ("cosine", "ip", "l2", "poincare")
     steps: list[Callable[[], None]] = [_functions, *(lambda m=metric: _bridge(m) for metric in metrics)]
+    for dtype in ("float16", "int8"):
+        steps += [lambda m=metric, d=dtype: _compressed(m, d) for metric in ("cosine", "l2")]  # type: ignore[misc]
     with progress_bar(len(steps), "compiling", not quiet) as advance:
         for step in steps:
             step()
@@ -61,6 +63,7 @@ def _bridge(metric: str) -> None:
     rows = np.random.default_rng(0).random((64, 8), dtype=np.float32) / 8
     built = AttentionVectorBridge(8, metric, "poincare" if metric == "poincare" else "scaled_dot")
     built.add(rows, tokens=list(rows.reshape(64, 2, 4)))
+    built.link()
     with tempfile.TemporaryDirectory() as folder:
         built.save(folder)
         for bridge in (built, AttentionVectorBridge.open(folder, mmap=False)):
@@ -69,3 +72,19 @@ def _bridge(metric: str) -> None:
             bridge.search(id=1, k=3, rerank=[QueryExpansion(), LateInteraction()])
             bridge.search_batch(rows, k=40, filter=[1, 2, 3])
             bridge.search(rows[0], k=3, filter=np.arange(64) % 2 == 0)
+
+
+def _compressed(metric: str, dtype: str) -> None:
+    """Walk over rows of fewer bits, reduced ones and those that are all that is kept."""
+    import numpy as np
+
+    from attnbridge.integrations import AttentionVectorBridge
+    from attnbridge.integrations.reduction import rows_needed
+
+    rows = np.random.default_rng(0).random((rows_needed(4), 4), dtype=np.float32)
+    for options in ({"index_dim": 2}, {"keep_full": False}):
+        bridge = AttentionVectorBridge(4, metric, M=2, ef_construction=2, dtype=dtype, **options)
+        bridge.add(rows if "index_dim" in options else rows[:64], progress=False)
+        bridge.link(progress=False)
+        bridge.search(rows[0], k=3)
+        bridge.search(rows[0], k=3, filter=[1, 2, 3])
