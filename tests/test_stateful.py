@@ -104,6 +104,17 @@ def filters(draw):
     return lambda ids: (list(some) if kind == "list" else some, some)
 
 
+KINDS = {
+    "walk": {},
+    "hnswlib": {"engine": "hnswlib"},
+    "int8": {"dtype": "int8"},
+    "reduced": {"dtype": "int8", "index_dim": 2},
+    "float16": {"dtype": "float16"},
+    "packed": {"dtype": "float16", "keep_full": False},  # exact for small whole numbers
+    "exact": {"index": "exact"},
+}
+
+
 class Life(RuleBasedStateMachine):
     """Every rule does the same to the bridge and to the model; after each the two must agree."""
 
@@ -114,6 +125,7 @@ class Life(RuleBasedStateMachine):
         self.patches = [
             mock.patch(f"attnbridge.integrations.{module}.LINK_FROM", 4) for module in ("graph", "documents")
         ]
+        self.patches.append(mock.patch("attnbridge.integrations.store.rows_needed", return_value=6))
         for patch in self.patches:
             patch.start()
         self.model, self.durable = Model(), None
@@ -129,11 +141,12 @@ class Life(RuleBasedStateMachine):
             patch.stop()
         shutil.rmtree(self.root)
 
-    @initialize(metric=st.sampled_from(["cosine", "ip", "l2"]), index=st.sampled_from(["hnsw", "hnsw", "exact"]))
-    def begin(self, metric, index):
-        self.metric, self.index = metric, index
-        narrow = {"M": 4, "ef": 10, "ef_construction": 20} if index == "hnsw" else {}
-        self.bridge = Bridge(dim=DIM, metric=metric, index=index, **narrow)
+    @initialize(metric=st.sampled_from(["cosine", "ip", "l2"]), kind=st.sampled_from(list(KINDS)))
+    def begin(self, metric, kind):
+        self.metric, options = metric, KINDS[kind]
+        self.index = options.get("index", "hnsw")
+        narrow = {"M": 4, "ef": 10, "ef_construction": 20} if self.index == "hnsw" else {}
+        self.bridge = Bridge(dim=DIM, metric=metric, **{"index": "hnsw"} | options, **narrow)
 
     def done(self):
         """Remember what is on the disk, after a change."""
@@ -226,12 +239,26 @@ class Life(RuleBasedStateMachine):
     @rule()
     def compact(self):
         self.bridge.compact()
-        assert self.bridge.memory()["rows"] >= 4 * DIM * len(self.model.rows)
+        assert self.bridge.memory()["rows"] >= 2 * DIM * len(self.model.rows)
         assert self.bridge.compact() == 0
 
     @rule()
     def link(self):
         self.bridge.link()
+
+    @precondition(lambda self: self.bridge.config.get("engine") != "hnswlib")
+    @rule(query=vectors, again=st.booleans())
+    def freeze_and_thaw(self, query, again):
+        self.bridge.freeze()
+        assert self.bridge.config["frozen"]
+        self.compare(self.bridge.search(query), query, set(self.model.rows), {})
+        for write in (self.bridge.compact, self.bridge.clear, lambda: self.bridge.add([(1, 1, 1)])):
+            with pytest.raises(ab.InvalidConfigError, match="a frozen bridge cannot be written to"):
+                write()
+        if again:
+            self.pickled()
+            assert self.bridge.config["frozen"]
+        self.bridge.thaw()
 
     @precondition(lambda self: self.index == "hnsw" and len(self.model.rows) > 12)
     @rule()
