@@ -276,14 +276,12 @@ class Documents:
         store, source = self._state
         view = store.view
         terms = [array for array in (view.keys.scale, view.keys.bias) if array is not None]
-        sample = view.ids.part(0, min(view.count, 1_000))
-        each = sum(sys.getsizeof(id) for id in sample) / max(len(sample), 1)
         tokens = 0 if view.tokens is None else sum(array.nbytes for array in view.tokens)
         return {
             "rows": view.keys.data.nbytes,
             "codes": view.code_bytes,
             "norms": sum(array.nbytes for array in terms),
-            "ids": int(each * view.count) + view.ids.nbytes + sys.getsizeof(store._row_of) + view.alive.nbytes,
+            "ids": store.id_bytes + view.alive.nbytes,
             "graph": source.nbytes if isinstance(source, Graph) else 0,
             "tokens": tokens,
             "payload": 0 if view.payload is None else view.payload.nbytes,

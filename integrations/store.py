@@ -1,6 +1,7 @@
 """What a bridge keeps of its documents: rows, ids, token vectors and payload."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Store:
         self._tokens: Tokens | None = None
         self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
         self._ids = Ids()
-        self._row_of: dict[Id, int] = {}
+        self._row_of: dict[Id, int] | None = None  # made when an id is first asked for: many indexes are searched only
         self._kind: type | None = None
         self._next_id = 0
         self._matcher: Matcher | None = None
@@ -76,12 +77,30 @@ class Store:
         return self.view.live
 
     def __contains__(self, id: object) -> bool:
-        return id in self._row_of
+        with self.lock:
+            return id in self._places()
+
+    def _places(self) -> dict[Id, int]:
+        """Return each live id's row; the caller holds the lock."""
+        if self._row_of is None:
+            view = self.view
+            self._row_of = dict(zip(view.live_ids(), view.live_rows.tolist(), strict=True))
+        return self._row_of
+
+    @property
+    def id_bytes(self) -> int:
+        """About how many bytes the ids take, by a sample of them."""
+        view, places = self.view, self._row_of
+        sample = view.ids.part(0, min(view.count, 1_000))
+        each = sum(sys.getsizeof(id) for id in sample) / max(len(sample), 1)
+        objects = view.count if places is not None or self._kind is str else 0
+        return view.ids.nbytes + int(each * objects) + (0 if places is None else sys.getsizeof(places))
 
     def rows_of(self, ids: Sequence[Id]) -> tuple[View, list[int]]:
         """Return the present view and the rows that ids name there; an unknown id is an error that names it."""
         with self.lock:
-            view, rows = self.view, [self._row_of.get(id) for id in ids]
+            view, places = self.view, self._places()
+            rows = [places.get(id) for id in ids]
         found = []
         for id, row in zip(ids, rows, strict=True):
             if row is None:
@@ -93,7 +112,8 @@ class Store:
     def known(self, ids: Sequence[Id]) -> list[int]:
         """Return the rows of those ids that are there."""
         with self.lock:
-            return [self._row_of[id] for id in ids if id in self._row_of]
+            places = self._places()
+            return [places[id] for id in ids if id in places]
 
     def allowed(
         self, filters: Sequence[npt.NDArray[np.bool_] | list[Id]], view: View | None
@@ -101,14 +121,14 @@ class Store:
         """Return a view, the present one where none is given, and the rows that each filter lets pass there."""
         with self.lock:
             view = view or self.view
-            return view, [view.allowed(filter, self._row_of) for filter in filters]
+            return view, [view.allowed(filter, self._places) for filter in filters]
 
     def frozen(self) -> "Store":
         """Return this store as it is now: writes to the other do not reach it."""
         made = Store.__new__(Store)
         with self.lock:
             made.__dict__.update(self.__dict__)
-            made._row_of = dict(self._row_of)
+            made._row_of = None if self._row_of is None else dict(self._row_of)
         made.lock = threading.Lock()
         return made
 
@@ -160,8 +180,8 @@ class Store:
         self._rows.count = view.count
         if view.walk is view.keys:
             self._codes = None
-        self._row_of.clear()
-        self._row_of.update(zip(view.live_ids(), view.live_rows.tolist(), strict=True))
+        with self.lock:
+            self._row_of = None
         if not view.count:
             self._kind = None
         if view.tokens is None:
@@ -240,14 +260,16 @@ class Store:
             self._put_tokens(tokens, start, count)
             alive = grown(self._alive, start, count)
             alive[start : start + count] = True
-            replaced = [self._row_of[id] for id in ids if id in self._row_of]
+            with self.lock:
+                places = self._places()
+            replaced = [places[id] for id in ids if id in places]
             if replaced:
                 alive = alive.copy()
                 alive[replaced] = False
             clipped += self._fit(alive[: start + count])
             self._ids.put(start, ids)
             with self.lock:
-                self._row_of.update(zip(ids, range(start, start + count), strict=True))
+                places.update(zip(ids, range(start, start + count), strict=True))
                 self._learn_kind(ids)
                 self._rows.count = start + count
                 self._publish(alive, len(replaced), payload, clipped)
@@ -286,8 +308,9 @@ class Store:
             alive = self._alive.copy()
             alive[rows] = False
             with self.lock:
+                places = self._places()
                 for id in ids:
-                    del self._row_of[id]
+                    del places[id]
                 self._publish(alive, len(rows), self.view.payload)
 
     def skip(self, count: int) -> None:
@@ -340,8 +363,10 @@ class Store:
         gone = self.add(now.ids.at(new), now.vectors(new), tokens, payload)
         died = np.flatnonzero(before.alive & ~now.alive[: before.count])
         ids = now.ids.at(died)
-        left = [id for id in ids if self._row_of[id] < count]  # the others are rows that an upsert replaced
-        rows = [self._row_of[id] for id in left]
+        with self.lock:
+            places = self._places()
+        left = [id for id in ids if places[id] < count]  # the others are rows that an upsert replaced
+        rows = [places[id] for id in left]
         self.kill(left, rows)
         self._kind, self._next_id = store._kind, store._next_id
         return gone + rows
@@ -466,18 +491,13 @@ class Store:
     ) -> "Store":
         store = cls(rows.dim, rows.metric, settings)
         store._rows, store._codes, store._tokens, store._next_id = rows, codes, tokens, next_id
-        store._alive = np.ones(len(ids), np.bool_)
-        if None in ids:
-            store._alive = np.array([id is not None for id in ids], np.bool_)
-            store._row_of = {id: row for row, id in enumerate(ids) if id is not None}
-        else:
-            rows_of_ids = range(len(ids))
-            numbered = ids == list(rows_of_ids)  # then one object is enough for both
-            store._row_of = dict(zip(ids, ids if numbered else rows_of_ids, strict=True))  # type: ignore[arg-type]
-        store._kind = next((type(id) for id in store._row_of), None)
+        store._alive = (
+            np.array([id is not None for id in ids], np.bool_) if None in ids else np.ones(len(ids), np.bool_)
+        )
+        store._kind = next((type(id) for id in ids if id is not None), None)
         placeholder: Id = "" if store._kind is str else 0
-        store._ids.put(0, [placeholder if id is None else id for id in ids])
-        store.view = store._view(store._alive, len(store._row_of), payload, guard, clipped)
+        store._ids.put(0, [placeholder if id is None else id for id in ids] if None in ids else ids)  # type: ignore[arg-type]
+        store.view = store._view(store._alive, int(np.count_nonzero(store._alive)), payload, guard, clipped)
         return store
 
     def __getstate__(self) -> dict[str, Any]:

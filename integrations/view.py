@@ -1,5 +1,6 @@
 """One state of a store, which searches read while writers make the next one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -248,7 +249,7 @@ class View:
         """Return the payload of the given rows."""
         return [{} for _ in rows] if self.payload is None else self.payload.records(rows)
 
-    def allowed(self, filter: npt.NDArray[np.bool_] | list[Id], row_of: dict[Id, int]) -> Allowed:
+    def allowed(self, filter: npt.NDArray[np.bool_] | list[Id], places: Callable[[], dict[Id, int]]) -> Allowed:
         """Return the rows that a mask over the live rows or a list of ids lets pass."""
         if isinstance(filter, np.ndarray):
             mask = as_mask(filter, "filter", self.live)
@@ -257,6 +258,7 @@ class View:
                 spread[self.live_rows] = mask
                 mask = spread
             return Allowed(self.count, mask)
+        row_of = places()
         rows = np.unique(np.array([row_of[id] for id in filter if id in row_of], np.int64))
         rows = rows[: np.searchsorted(rows, self.count)]
         return Allowed(self.count, rows=rows[self.alive[rows]])

@@ -23,7 +23,7 @@ CODE = """
 import json, sys, time
 import numpy as np, attnbridge as ab
 folder, queries = sys.argv[1], np.load(sys.argv[2])
-small = ab.AttentionVectorBridge(dim=queries.shape[1], dtype="int8", index_dim=queries.shape[1] // 4)
+small = ab.AttentionVectorBridge(dim=queries.shape[1], dtype="int8", index_dim=queries.shape[1] // 3)
 small.add(np.random.default_rng(0).standard_normal((300, queries.shape[1])))  # kernels as in a process that serves
 small.search(queries[0])
 before = small.memory()["resident"]
@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, asked = Path(folder, "index"), Path(folder, "queries.npy")
         np.save(asked, queries)
-        bridge = ab.AttentionVectorBridge(dim=dim, dtype="int8", index_dim=dim // 4)
+        bridge = ab.AttentionVectorBridge(dim=dim, dtype="int8", index_dim=dim // 3)
         started = time.perf_counter()
         bridge.add(rows)
         built = time.perf_counter() - started
@@ -74,7 +74,7 @@ def main() -> None:
     run = runs[-1]
     recall = float(np.mean([len(set(ids) & true) / K for ids, true in zip(run["ids"], truth, strict=True)]))
     show(
-        f"{options.rows:,} x {dim}, int8 x {dim // 4} and float32 rows, {size / 1e6:,.0f} MB on disk, built in "
+        f"{options.rows:,} x {dim}, int8 x {dim // 3} and float32 rows, {size / 1e6:,.0f} MB on disk, built in "
         f"{built:.0f} s ({machine()})",
         ["what", "measured"],
         [
