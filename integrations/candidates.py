@@ -1,7 +1,7 @@
 """Where candidates come from: the protocol of a source, and exact search."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ def exact_search(
         )
     found = positions >= 0
     labels = positions if rows is None else np.where(found, rows[positions], -1) if count else positions
-    return labels, _distances(metric, similarities, found)
+    return labels, as_distances(metric, similarities, found)
 
 
 def exact_search_each(
@@ -125,7 +125,7 @@ def exact_search_each(
         if len(ids):
             found[:] = np.where(found >= 0, ids[np.maximum(found + starts[:-1, None], 0)], -1)
         start = stop
-    return labels, _distances(metric, similarities, labels >= 0)
+    return labels, as_distances(metric, similarities, labels >= 0)
 
 
 def distances_of(
@@ -145,14 +145,16 @@ def distances_of(
             inner = np.empty(int(found[i].sum()))
             kernels.dot(queries[i], bias[i], *keys, row[: len(inner)], 1.0, inner, metric.difference)
             out[i, : len(inner)] = inner
-        return _distances(metric, out, found)
+        return as_distances(metric, out, found)
     kernels.rerank(queries, bias, *keys, labels, found.sum(axis=1), 1.0, positions, similarities, weights)
     there = positions >= 0
     np.put_along_axis(out, np.where(there, positions, shape[1] - 1), np.where(there, similarities, -np.inf), axis=1)
-    return _distances(metric, out, found)
+    return as_distances(metric, out, found)
 
 
-def _distances(metric: Metric, similarities: npt.NDArray[np.float64], found: npt.NDArray[np.bool_]) -> Distances:
+def as_distances(
+    metric: Metric, similarities: npt.NDArray[np.floating[Any]], found: npt.NDArray[np.bool_]
+) -> Distances:
     """Return the distances of what was found, inf for the rest."""
     distances = metric.distances(similarities)
     if metric.name == "l2":

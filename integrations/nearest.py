@@ -10,11 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import IndexCorruptError
-from attnbridge.integrations.candidates import Distances, Labels, distances_of, exact_search, exact_search_each
+from attnbridge.integrations.candidates import (
+    Distances,
+    Labels,
+    as_distances,
+    distances_of,
+    exact_search,
+    exact_search_each,
+)
 from attnbridge.integrations.graph import Foreign, Graph, Native
 from attnbridge.integrations.view import Allowed, Rows, View
 from attnbridge.integrations.walk import scan, scan_is_cheaper
-from attnbridge.metric import Metric
+from attnbridge.metric import Keys, Metric
 from attnbridge.rerank import Stage
 
 # A filter goes to exact search where reading the allowed rows costs less than the wider graph search that would
@@ -275,9 +282,13 @@ class Nearest:
         if request.deadline is not None:
             left = max(request.deadline - time.perf_counter(), 0.0)
             steps = max(1, int(left * source.pace / len(which)))
+        keys, difference = view.walk, self.metric.difference
+        if self.metric.name == "l2" and view.reduction is None:
+            # by differences, as hnswlib: q . x - |x|^2 / 2 loses digits where vectors are longer than they are apart
+            keys, bias, difference = Keys(keys.data), np.full(len(which), 0.5), True
         began = time.perf_counter()
         found = native.walk.query(
-            view.walk,
+            keys,
             asked,
             bias,
             n,
@@ -287,12 +298,12 @@ class Nearest:
             which=filters,
             entries=entries,
             max_steps=steps,
-            difference=self.metric.difference,
+            difference=difference,
         )
         if steps is not None:
             self.complete[which] &= found.steps <= steps
         source.learn_pace(int(found.steps.sum()), time.perf_counter() - began)
-        labels, distances = found.ids, self.metric.distances(found.scores.astype(np.float64))
+        labels, distances = found.ids, as_distances(self.metric, found.scores.astype(np.float64), found.ids >= 0)
         within = source.within_float32(queries)
         if not within.all():  # their products would not be what they are: the rows are read
             labels[~within], distances[~within] = -1, np.inf
@@ -326,7 +337,8 @@ class Nearest:
             assert allowed is not None
             bias = self.bias[which[places]]
             found = scan(view.walk, queries[places], bias, n, allowed.rows, query_scale=scale[places])
-            labels[places], distances[places] = found.ids, self.metric.distances(found.scores.astype(np.float64))
+            labels[places] = found.ids
+            distances[places] = as_distances(self.metric, found.scores.astype(np.float64), found.ids >= 0)
         if self.request.radius is not None:
             return self._refined(which, labels, n)
         self.rough = True

@@ -53,6 +53,21 @@ def test_both_engines_find_the_same(pairs, queries, metric):
                 np.testing.assert_allclose(a.scores, b.scores, atol=1e-12)
 
 
+def test_l2_far_from_the_origin():
+    """Where lengths are a thousand times the distances, order and distances are right to float32 of the distances."""
+    rng = np.random.default_rng(4)
+    rows = (rng.standard_normal((3_000, 8)) + 1_000.0).astype(np.float32)
+    bridge = Bridge(8, "l2", threads=1)
+    bridge.add(rows)
+    assert walked(bridge) == 3_000
+    for place in range(0, 3_000, 100):
+        hits = bridge.search(rows[place], candidates=10)
+        truth = ((rows.astype(np.float64) - rows[place]) ** 2).sum(axis=1)
+        np.testing.assert_allclose(hits.distances, truth[hits.ids], rtol=1e-5)
+        assert set(hits.ids) == set(np.argsort(truth)[:10].tolist())
+        assert (hits.ids[0], hits.distances[0]) == (place, 0.0)
+
+
 def test_ip_finds_long_rows_and_under_a_filter_short_ones():
     """Lengths spread over a factor of 10: the graph is built of rows with the roots of their lengths."""
     rng = np.random.default_rng(7)
