@@ -40,6 +40,9 @@ _HEADER = np.dtype(
 _MOST_LINKS = 32_767
 _MOST_LEVELS = 100
 
+# Lists whose ends are looked at in one go.
+_CHECKED = 1 << 16
+
 
 class WalkLinks(NamedTuple):
     """What `kernels.walk` takes of a graph."""
@@ -91,6 +94,11 @@ class Adjacency:
             if links.size:
                 low, high = int(links.min()), int(links.max())
                 _require(low >= -1 and high < n, f"a link in {name} leads to row {low if low < -1 else high} of {n}")
+            for begin in range(0, len(links), _CHECKED):  # in parts: what this makes is thrown away
+                there = links[begin : begin + _CHECKED] >= 0
+                _require(not (there[:, 1:] > there[:, :-1]).any(), f"a list in {name} goes on after its end")
+        width, most = level0.shape[1], upper.shape[1]
+        _require(entry < 0 or width == 2 * most, f"its lists hold {width} links in layer 0 and {most} above")
         if len(upper):
             # a list of layer l may name rows of layer l only: the walk reads theirs next
             begins = np.cumsum(levels) - levels

@@ -256,7 +256,8 @@ class AttentionVectorBridge(Constructors):
         candidates : int, optional
             How many of the index's nearest rows are ranked, at least k + offset; by default `config`'s.
         ef : int, optional
-            Breadth of the graph search, at least `candidates` in effect; by default `config`'s. Engine "native" only.
+            Breadth of the graph search, at least `candidates` in effect (which by default are no more than this); by
+            default `config`'s. Engine "native" only.
         entry_points : list of ids, optional
             Where to begin in the graph (unknown ones are passed over), for instance at the hits of a search before;
             by default at the graph's own entry point. Engine "native" only.
@@ -469,7 +470,11 @@ class AttentionVectorBridge(Constructors):
         offset = as_count(offset, "offset", least=0)
         if k is not None or radius is None:
             k = as_count(10 if k is None else k, "k")
+        if ef is not None:
+            ef = as_count(self._for_the_walk(ef, "ef"), "ef")
         ranked = self._candidates if candidates is None else as_count(candidates, "candidates")
+        if candidates is None and ef is not None:
+            ranked = min(ranked, ef)
         stages = _stages(rerank)
         allowed = None
         if any(filter is not None for filter in filters) or any(where != (None, None) for where in wheres):
@@ -488,7 +493,7 @@ class AttentionVectorBridge(Constructors):
             stages=stages,
             query_tokens=_query_tokens(view, len(queries), query_tokens, query_token_weights, stages),
             threads=threads,
-            ef=None if ef is None else as_count(self._for_the_walk(ef, "ef"), "ef"),
+            ef=ef,
             entries=self._entries(store, entry_points, len(queries)),
         )
         hits = Searcher(view, source, self._metric, self._attention, self._options).run(request)
@@ -511,6 +516,8 @@ class AttentionVectorBridge(Constructors):
         if entry_points is None:
             return None
         lists = self._for_the_walk(entry_points, "entry_points")
+        if isinstance(lists, np.ndarray):
+            lists = lists.tolist()
         if not isinstance(lists, Sequence) or isinstance(lists, str) or len(lists) != count:
             got = len(lists) if isinstance(lists, Sequence) else type(lists).__name__
             raise InvalidInputError(f"entry_points must have a list of ids for each of {count} queries, got {got}")

@@ -159,7 +159,7 @@ def as_distances(
     distances = metric.distances(similarities)
     if metric.name == "l2":
         distances = np.maximum(distances, np.float32(0))  # rounding leaves -1e-7 of a row's distance to itself
-    return np.where(found, distances, np.float32(np.inf))
+    return np.where(found, distances + np.float32(0), np.float32(np.inf))  # no -0.0
 
 
 def as_labels(labels: npt.ArrayLike) -> Labels:

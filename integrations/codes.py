@@ -49,7 +49,8 @@ class RowSettings:
     keep_full: bool = True
 
     def __post_init__(self) -> None:
-        as_choice(self.dtype, "dtype", STORED)
+        given: Any = self.dtype
+        object.__setattr__(self, "dtype", as_choice(getattr(given, "name", given), "dtype", STORED))  # numpy's too
         if self.index_dim is not None:
             object.__setattr__(self, "index_dim", as_count(self.index_dim, "index_dim"))
         if not isinstance(self.keep_full, bool):

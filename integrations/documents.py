@@ -615,15 +615,18 @@ class Documents:
             raise InvalidConfigError(
                 f"engine must be 'native' for freeze, got {source.engine!r}: it searches the index"
             )
-        while True:
-            self.link(progress=progress)
-            with self._write(begin=False) as (store, source):
-                if isinstance(source, Graph):
-                    if source.lacks(store.view):  # added since
-                        continue
-                    source.unload()
-                self._frozen = True
-                return
+        with self._write(begin=False) as (store, source):  # others wait: their rows would be linked for ever
+            if isinstance(source, Graph):
+                view = store.view
+                with progress_bar(
+                    source.lacks(view), "linking", progress and source.lacks(view) >= PROGRESS_FROM
+                ) as on:
+                    while source.linking(view):
+                        linked = source.linked
+                        source.step(view)
+                        on(source.linked - linked)
+                source.unload()
+            self._frozen = True
 
     def thaw(self) -> None:
         """Let a frozen bridge be written to again; hnswlib's index is made from the links when rows are added.

@@ -20,13 +20,24 @@ from attnbridge.integrations.candidates import (
 )
 from attnbridge.integrations.graph import Foreign, Graph, Native
 from attnbridge.integrations.view import Allowed, Rows, View
-from attnbridge.integrations.walk import scan, scan_is_cheaper
+from attnbridge.integrations.walk import scan, scan_is_cheaper, steps_of_scans
 from attnbridge.metric import Keys, Metric
 from attnbridge.rerank import Stage
 
 # A filter goes to exact search where reading the allowed rows costs less than the wider graph search that would
 # be needed: a candidate of a graph search costs about as much as this many rows read one after the other.
 _ROWS_PER_CANDIDATE = 30
+
+# A walk with a filter is given up when it has cost so many scans of the rows that pass.
+_MOST_SCANS = 2.0
+
+# So many candidates beyond the last hit with its very code are taken for equal rows.
+_EQUAL_CODES = 10
+
+# Standard deviations of what codes are off by, within which the last candidate must not come near the last hit.
+_DOUBT = 2.0
+
+_FOREVER = 2**62
 
 # With a time budget exact search looks at the clock after so many values.
 _VALUES_A_LOOK = 2_000_000
@@ -126,6 +137,9 @@ class Nearest:
         self.first = first
         self.native = source.native(view) if isinstance(source, Graph) else None
         self.rough = False  # whether some distances are those of compressed rows
+        # What lies within a radius is for the full rows to say: by others one cannot tell where to stop.
+        full = request.radius is not None
+        self.keys, self.reduction = (view.keys, None) if full else (view.walk, view.reduction)
 
     def candidates(self) -> Found:
         """Return up to `candidates` rows for each query."""
@@ -166,16 +180,16 @@ class Nearest:
         if len(groups) == 1:
             ((fetch, places),) = groups.items()
             if fetch is None:
-                labels, distances = self._read_all(numbers, n)
+                labels, distances, poor = self._read_all(numbers, n, wanted)
             else:
                 labels, distances, poor = self._by_index(numbers, fetch, n, wanted)
-                exact = np.flatnonzero(poor)
+            exact = np.flatnonzero(poor)
         else:
             labels, distances = _padding(len(which), n)
             poor = np.zeros(len(which), np.bool_)
             for fetch, places in groups.items():
                 if fetch is None:
-                    labels[places], distances[places] = self._read_all(numbers[places], n)
+                    labels[places], distances[places], poor[places] = self._read_all(numbers[places], n, wanted)
                 else:
                     labels[places], distances[places], poor[places] = self._by_index(numbers[places], fetch, n, wanted)
             exact = np.flatnonzero(poor)
@@ -195,8 +209,10 @@ class Nearest:
         unfiltered = None
         graph = self.native is not None or (self.source is not None and self.source.ready)
         if graph and not self.request.exact:
+            narrow = self.request.ef is not None and self.request.ef <= n  # one more would be a broader walk
+            more = int(wanted == n and not (self.native and narrow))  # one beyond the last hit: is it tied?
             least = 0 if self.native is not None or self.request.ef is None else self.request.ef
-            unfiltered = min(max(n + (wanted == n), least), self.view.live)  # one beyond the last hit: is it tied?
+            unfiltered = min(max(n + more, least), self.view.live)
         if self.allowed is None or unfiltered is None:
             return {unfiltered: list(range(len(which)))}
         routes: dict[int | None, list[int]] = {}
@@ -209,8 +225,7 @@ class Nearest:
     def _fetch(self, passing: int, n: int) -> int | None:
         """Return how many rows to ask the index for so that enough pass, or None where reading them costs less."""
         if self.native is not None:
-            rows, ef = self.view.walk.data, max(n, self._ef())
-            scanned = scan_is_cheaper(passing, len(rows), ef, rows.itemsize * rows.shape[1])
+            scanned = scan_is_cheaper(passing, self.view.count, max(n, self._ef()), self._row_bytes())
             return None if scanned else min(n + 1, passing)
         # In steps of a quarter, so that queries with filters alike go to the index together.
         share = 1.5 * self.view.live / max(passing, 1)
@@ -239,8 +254,8 @@ class Nearest:
         found = (labels >= 0).sum(axis=1)
         end = np.maximum(np.minimum(found - 1, max(n - 1, wanted)), 0)
         tied = (found > wanted) & (distances[np.arange(len(which)), end] == distances[:, last])
-        if self.rough:  # codes are equal where rows are not
-            tied[:] = False
+        if self.rough:  # now and then codes are equal where rows are not, but not many
+            tied &= end - last >= _EQUAL_CODES
         few = found < np.minimum(np.where(dropped, wanted, n), passing)
         return np.ascontiguousarray(labels[:, :n]), np.ascontiguousarray(distances[:, :n]), few | tied
 
@@ -272,18 +287,19 @@ class Nearest:
         view, request, source = self.view, self.request, self.source
         whole = len(which) == len(self.queries)
         queries, bias = (self.queries, self.bias) if whole else (self.queries[which], self.bias[which])
-        view.check_walk()
+        (view.check_rows if request.radius is not None else view.check_walk)()
         asked, scale = queries, None
-        if view.reduction is not None:
-            asked, scale = view.reduction.queries(queries)
+        if self.reduction is not None:
+            asked, scale = self.reduction.queries(queries)
         allowed, filters = self._masks(which)
         entries = None if request.entries is None else request.entries[self.first + which]
-        steps = None
+        limit = self._limit(which)
+        steps = limit
         if request.deadline is not None:
             left = max(request.deadline - time.perf_counter(), 0.0)
-            steps = max(1, int(left * source.pace / len(which)))
-        keys, difference = view.walk, self.metric.difference
-        if self.metric.name == "l2" and view.reduction is None:
+            steps = min(steps, max(1, int(left * source.pace / len(which))))
+        keys, difference = self.keys, self.metric.difference
+        if self.metric.name == "l2" and keys.data.dtype == np.float32 and self.reduction is None:
             # by differences, as hnswlib: q . x - |x|^2 / 2 loses digits where vectors are longer than they are apart
             keys, bias, difference = Keys(keys.data), np.full(len(which), 0.5), True
         began = time.perf_counter()
@@ -300,16 +316,17 @@ class Nearest:
             max_steps=steps,
             difference=difference,
         )
-        if steps is not None:
+        if request.deadline is not None:
             self.complete[which] &= found.steps <= steps
         source.learn_pace(int(found.steps.sum()), time.perf_counter() - began)
         labels, distances = found.ids, as_distances(self.metric, found.scores.astype(np.float64), found.ids >= 0)
-        within = source.within_float32(queries)
-        if not within.all():  # their products would not be what they are: the rows are read
-            labels[~within], distances[~within] = -1, np.inf
-        if view.reduction is None:
+        # Their products would not be what they are, or they went too long a way: the rows are read.
+        leave = ~source.within_float32(queries) | (found.steps > limit)
+        if leave.any():
+            labels[leave], distances[leave] = -1, np.inf
+        if self.reduction is None:
             return labels, distances
-        if native.bound < view.count or request.radius is not None:
+        if native.bound < view.count:
             return self._refined(which, labels, n)
         self.rough = True
         return labels, distances
@@ -320,29 +337,6 @@ class Nearest:
         keys, near = self.view.gathered(labels)
         found = distances_of(keys, self.metric, self.queries[which], self.bias[which], near)
         return _ordered(labels, found, n)
-
-    def _scanned(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
-        """Return the n nearest of the rows that pass each query's filter, by reading what a walk would read of them."""
-        view, reduction = self.view, self.view.reduction
-        assert reduction is not None
-        assert self.allowed is not None
-        labels, distances = _padding(len(which), n)
-        view.check_walk()
-        queries, scale = reduction.queries(self.queries[which])
-        groups: dict[int, list[int]] = {}
-        for place, i in enumerate(which):
-            groups.setdefault(id(self.allowed[i]), []).append(place)
-        for places in groups.values():
-            allowed = self.allowed[which[places[0]]]
-            assert allowed is not None
-            bias = self.bias[which[places]]
-            found = scan(view.walk, queries[places], bias, n, allowed.rows, query_scale=scale[places])
-            labels[places] = found.ids
-            distances[places] = as_distances(self.metric, found.scores.astype(np.float64), found.ids >= 0)
-        if self.request.radius is not None:
-            return self._refined(which, labels, n)
-        self.rough = True
-        return labels, distances
 
     def _masks(self, which: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.int64] | None]:
         """Return the masks of the queries' filters and which of them holds for each; dead rows are in none."""
@@ -365,6 +359,50 @@ class Nearest:
             return None, None
         return masks[0][None] if len(masks) == 1 else np.stack(masks), numbers
 
+    def _row_bytes(self) -> int:
+        """Return how many bytes of a row a walk reads."""
+        return int(self.keys.data.itemsize * self.keys.data.shape[1])
+
+    def _limit(self, which: npt.NDArray[np.int64]) -> int:
+        """Return after how many steps to give a walk up: it sees all that is nearer than what passes."""
+        filters = [None] if self.allowed is None else [self.allowed[i] for i in which]
+        return max(
+            _FOREVER if one is None else steps_of_scans(one.passing, self._row_bytes(), _MOST_SCANS) for one in filters
+        )
+
+    def _scanned(
+        self, which: npt.NDArray[np.int64], n: int, wanted: int
+    ) -> tuple[Labels, Distances, npt.NDArray[np.bool_]]:
+        """Return the n nearest of the rows that pass each query's filter by their codes, in the order of the full rows.
+
+        And for which queries that does not do: others may be nearer than the last hit, for all that codes tell.
+        """
+        reduction, view = self.reduction, self.view
+        assert reduction is not None
+        assert self.allowed is not None
+        labels, rough = _padding(len(which), n)
+        view.check_walk()
+        queries, scale = reduction.queries(self.queries[which])
+        passing = np.zeros(len(which), np.int64)
+        groups: dict[int, list[int]] = {}
+        for place, i in enumerate(which):
+            groups.setdefault(id(self.allowed[i]), []).append(place)
+        for places in groups.values():
+            allowed = self.allowed[which[places[0]]]
+            assert allowed is not None
+            passing[places] = allowed.passing
+            bias = self.bias[which[places]]
+            found = scan(view.walk, queries[places], bias, n, allowed.rows, query_scale=scale[places])
+            labels[places] = found.ids
+            rough[places] = as_distances(self.metric, found.scores.astype(np.float64), found.ids >= 0)
+        ordered, distances = self._refined(which, labels, n)
+        keys, near = view.gathered(labels)
+        exact = distances_of(keys, self.metric, self.queries[which], self.bias[which], near)
+        with np.errstate(invalid="ignore"):  # inf - inf, where fewer than n pass: all of those were read
+            off = exact - rough
+            doubtful = distances[:, wanted - 1] > rough[:, -1] + off.mean(axis=1) - _DOUBT * off.std(axis=1)
+        return ordered, distances, doubtful & (passing > n)
+
     def _ask(self, queries: npt.NDArray[np.float32], fetch: int) -> tuple[Labels, Distances]:
         assert self.source is not None
         labels, distances = self.source.query(queries, fetch)
@@ -384,12 +422,14 @@ class Nearest:
         self.view.check_rows(tail)
         return _merged((labels, distances), self._read(which, lists, n), n)
 
-    def _read_all(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
-        """Return the n nearest of the rows that each query may find: by codes first, where there are any."""
-        coded = self.native is not None and self.view.reduction is not None and self.allowed is not None
+    def _read_all(
+        self, which: npt.NDArray[np.int64], n: int, wanted: int
+    ) -> tuple[Labels, Distances, npt.NDArray[np.bool_]]:
+        """Return the n nearest of the rows that each query may find, by codes first, and where that does not do."""
+        coded = self.native is not None and self.reduction is not None and self.allowed is not None
         if not coded or self.request.exact or self.request.deadline is not None:
-            return self._exact(which, n)
-        return self._scanned(which, n)
+            return *self._exact(which, n), np.zeros(len(which), np.bool_)
+        return self._scanned(which, n, wanted)
 
     def _exact(self, which: npt.NDArray[np.int64], n: int) -> tuple[Labels, Distances]:
         """Return the n nearest of all the rows that each query may find."""

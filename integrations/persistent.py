@@ -319,6 +319,7 @@ class Persistent(Documents):
             home = Home(root, snapshot.name, options, lock=lock)
             home.journaled = _journal_size(root, snapshot.name)  # what comes while this is read, a reload brings again
             for number, operation in enumerate(operations(root, snapshot.name)):
+                bridge._frozen = False  # or it would not have been written
                 bridge._replay(operation, f"record {number} of {journal_path(root, snapshot.name)}")
             if current_snapshot(root) != snapshot.name:  # the journal may have gone before it was read
                 raise IndexCorruptError(f"folder {root} is being saved over and over; try again")
@@ -522,7 +523,7 @@ def _saved_graph(snapshot: Snapshot, empty: Graph, store: Store) -> Graph:
         adjacency = Adjacency.from_arrays(arrays, linked)
     except IndexCorruptError as error:
         raise IndexCorruptError(f"{snapshot.folder / _LINKS['level0']}: {error}") from error
-    if adjacency.M != empty.index.M:
+    if adjacency.links.entry >= 0 and adjacency.M != empty.index.M:
         raise IndexCorruptError(
             f"{snapshot.folder} is damaged: its lists hold {adjacency.M} links, not M={empty.index.M}"
         )

@@ -96,6 +96,22 @@ def scan_is_cheaper(passing: int, rows: int, ef: int, row_bytes: int) -> bool:
     return passing * (_SCANNED + row_bytes) <= met * (_MET + _WAITING * row_bytes)
 
 
+def steps_of_scans(passing: int, row_bytes: int, scans: float) -> int:
+    """Return after how many steps a walk has cost so many scans of the rows that pass.
+
+    Parameters
+    ----------
+    passing, row_bytes : int
+        As for `scan_is_cheaper`.
+    scans : float
+
+    Returns
+    -------
+    int
+    """
+    return int(scans * passing * (_SCANNED + row_bytes) / (_ROWS_AN_EF * (_MET + _WAITING * row_bytes))) + 1
+
+
 def scan(
     keys: Keys,
     queries: npt.NDArray[Any],

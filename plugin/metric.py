@@ -30,6 +30,10 @@ FLAT_METRICS = ("cosine", "ip", "l2")
 METRICS = (*FLAT_METRICS, "poincare")
 MAPS = ("ball", "expmap0")
 
+# The power of their lengths with which rows are linked under ip: of 0.5 to 1 the lowest at which, over rows without any
+# structure, no more of the nearest are missed than with the lengths themselves.
+_IP_LENGTHS = 0.85
+
 # Rows shorter than this lose digits in float32 products; under cosine they count as zero vectors.
 SMALLEST_NORM = 1e-30
 
@@ -132,12 +136,13 @@ class Metric:
         """Return what a graph is best built of that is walked under the similarity of the rows themselves.
 
         By the inner product all links lead to the longest rows, and a filter's rows among the short ones are missed;
-        with the roots of their lengths they are found, and the longest no less (tests/benchmarks/bench_spaces.py).
+        with lengths drawn together more of them are found, and the longest no less (tests/benchmarks/bench_spaces.py).
         """
         if self.name != "ip":
             return rows
         length = norms(rows)
-        return (rows / np.sqrt(np.where(length > 0.0, length, 1.0))[:, None]).astype(np.float32)
+        factor = np.where(length > 0.0, length, 1.0) ** (_IP_LENGTHS - 1.0)
+        return (rows * factor[:, None]).astype(np.float32)
 
     def distances(self, similarities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         """Return the distance for each similarity."""

@@ -212,7 +212,7 @@ def as_number(
 def as_choice(value: Any, name: str, choices: Iterable[str]) -> str:
     """Return one of the known names, or list them."""
     known = sorted(choices)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise InvalidConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     return str(value)
 

@@ -433,3 +433,22 @@ def test_random_changes_of_the_arrays(index):
         if turn % 3 == 0:
             walkable(adjacency, rng)
     assert refused > MUTATIONS / 4
+
+
+def test_holes_and_widths_that_do_not_fit_are_refused():
+    """hnswlib would follow them out of its memory when rows are added."""
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((400, 6)).astype(np.float32)
+    index = hnswlib.Index("l2", 6)
+    index.init_index(400, M=4, ef_construction=20, random_seed=1)
+    index.add_items(rows, num_threads=1)
+    arrays = Adjacency.from_index(index).arrays()
+    for name in ("level0", "upper"):
+        holed = {part: array.copy() for part, array in arrays.items()}
+        place = np.flatnonzero(holed[name][:, 1] >= 0)[0]
+        holed[name][place, 0] = -1
+        with pytest.raises(ab.IndexCorruptError, match="goes on after its end"):
+            Adjacency.from_arrays(holed)
+    for wrong in (arrays["level0"][:, :-1], np.pad(arrays["level0"], ((0, 0), (0, 5)), constant_values=-1)):
+        with pytest.raises(ab.IndexCorruptError, match=f"its lists hold {wrong.shape[1]} links in layer 0 and 4 above"):
+            Adjacency.from_arrays(arrays | {"level0": wrong})

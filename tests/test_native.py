@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_l2_far_from_the_origin():
 
 
 def test_ip_finds_long_rows_and_under_a_filter_short_ones():
-    """Lengths spread over a factor of 10: the graph is built of rows with the roots of their lengths."""
+    """Lengths spread over a factor of 10: the graph is built of rows whose lengths are drawn together."""
     rng = np.random.default_rng(7)
     rows = rng.standard_normal((6_000, 24)).astype(np.float32)
     rows *= rng.uniform(1.0, 10.0, (6_000, 1)).astype(np.float32)
@@ -86,7 +87,7 @@ def test_ip_finds_long_rows_and_under_a_filter_short_ones():
 
     assert walked(bridge) == 6_000
     assert recall(None) >= 0.98
-    assert recall(short) >= 0.97
+    assert recall(short) >= 0.95
 
 
 @pytest.mark.parametrize("options", [{"metric": "ip"}, {"attention": "poincare", "map": "expmap0"}])
@@ -206,7 +207,7 @@ def test_ef_widens_the_search(queries):
         return np.mean([len(set(hits.ids) & true) / 10 for hits, true in zip(found, truth, strict=True)])
 
     assert recall() < recall(ef=40) < recall(ef=200)
-    assert recall(ef=10) == recall()
+    assert recall(ef=10) <= recall()  # which looks for one more, to see ties
     for value, got in ((0, "0"), (2.5, "2.5"), ("a", "'a'")):
         with pytest.raises(ab.InvalidConfigError, match=f"ef must be a whole number >= 1, got {got}"):
             bridge.search(queries[0], ef=value)
@@ -481,3 +482,142 @@ def test_searches_go_on_while_rows_are_linked_and_links_are_read(queries):
     assert not failures
     bridge.link()
     assert walked(bridge) == 5_000
+
+
+# ---- what a reviewer found
+
+
+def test_a_thawed_bridge_is_read_back_with_its_journal(tmp_path):
+    bridge = Bridge(4)
+    bridge.add(np.eye(4))
+    bridge.freeze()
+    bridge.save(tmp_path)
+    reader = Bridge.open(tmp_path)
+    with Bridge.open(tmp_path, journal=True) as writer:
+        writer.thaw()
+        writer.add([[1.0, 1.0, 1.0, 1.0]], [9])
+    assert reader.reload()
+    for opened in (reader, Bridge.open(tmp_path)):
+        assert (opened.ids(), opened.config["frozen"]) == ([0, 1, 2, 3, 9], False)
+
+
+def test_what_was_emptied_is_frozen_saved_and_opened(tmp_path):
+    for ending in (Bridge.freeze, Bridge.link):
+        bridge = Bridge(4)
+        bridge.add(np.eye(4))
+        bridge.delete([0, 1, 2, 3])
+        ending(bridge)
+        bridge.save(tmp_path)
+        opened = Bridge.open(tmp_path)
+        assert (len(opened), opened.search([1, 0, 0, 0]).ids) == (0, [])
+        opened.thaw()
+        opened.add(np.eye(4), ids=range(4))
+        opened.link()
+        assert opened.search([0, 0, 1, 0], k=1).ids == [2]
+
+
+def test_freezing_does_not_wait_for_writers_that_never_rest():
+    bridge, done = Bridge(8, threads=1), threading.Event()
+    rows = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+
+    def write():
+        while not done.is_set():
+            try:
+                bridge.add(rows, wait=False)
+            except ab.InvalidConfigError:
+                return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while len(bridge) < 2_000:
+        time.sleep(0.001)
+    try:
+        bridge.freeze(progress=False)
+    finally:
+        done.set()
+        thread.join()
+    assert bridge.config["frozen"]
+    assert walked(bridge) == len(bridge)
+
+
+COMPRESSED = [{"dtype": "int8", "index_dim": 5}, {"dtype": "int8"}, {"dtype": "float16"}] + [
+    {"dtype": dtype, "keep_full": False} for dtype in ("int8", "float16")
+]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("options", COMPRESSED)
+def test_all_within_a_radius_by_the_full_rows(metric, options):
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((10_500, 8)).astype(np.float32)
+    bridge = Bridge(8, metric, M=8, ef_construction=40, **options)
+    bridge.add(rows)
+    assert (bridge.memory()["codes"] > 0) == ("keep_full" not in options)
+    recall = []
+    for query in rng.standard_normal((10, 8)):
+        radius = float(bridge.search(query, k=200, exact=True).distances[-1])
+        truth = bridge.search(query, radius=radius, exact=True)
+        for filter in (None, np.arange(10_500) % 3 > 0):
+            truth = bridge.search(query, radius=radius, exact=True, filter=filter)
+            found = bridge.search(query, radius=radius, filter=filter)
+            recall.append(len(set(found.ids) & set(truth.ids)) / len(truth))
+            assert (found.distances <= radius).all()
+    assert np.mean(recall) >= 0.93
+
+
+@pytest.mark.parametrize("options", [{}, *COMPRESSED[1:]])
+def test_rows_behind_many_equal_ones_are_found(options):
+    """A walk that meets nothing but equals of its last hit is not believed, whatever the rows are walked by."""
+    rng = np.random.default_rng(1)
+    rows = np.concatenate([np.ones((10_000, 8)), rng.standard_normal((1_000, 8))]).astype(np.float32)
+    bridge = Bridge(8, **options)
+    bridge.add(rows, progress=False)
+    alone = sum(place in bridge.search(rows[place], k=5).ids for place in range(10_000, 11_000, 50))
+    assert alone >= 18
+    assert bridge.search(rows[0], k=5).ids == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "int8", "index_dim": 16}, {"dtype": "int8"}])
+def test_filters_far_from_the_query(options):
+    """The walk is given up, and codes that cannot tell are not believed."""
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((10_500, 32)).astype(np.float32)
+    bridge = Bridge(32, M=8, ef_construction=40, threads=1, **options)
+    bridge.add(rows)
+    query = rng.standard_normal(32)
+    order = np.argsort(rows @ query / np.linalg.norm(rows, axis=1))
+    for share in (0.5, 0.1):
+        mask = np.zeros(10_500, bool)
+        mask[order[: int(share * 10_500)]] = True
+        hits = bridge.search(query, filter=mask)
+        truth = bridge.search(query, filter=mask, exact=True)
+        assert len(set(hits.ids) & set(truth.ids)) >= 9
+        np.testing.assert_allclose(hits.distances, truth.distances, atol=1e-3)
+
+
+def test_ef_is_as_broad_as_was_asked_for(queries):
+    """With as many candidates, as broad a walk as hnswlib's; and no more candidates than it finds by default."""
+    bridge, _ = made()
+    native = bridge._state.source._native.walk
+    view = bridge._state.store.view
+    unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    plain = native.query(view.keys, unit, np.zeros(len(unit)), 10, ef=10)
+    for hits, ids in zip(bridge.search_batch(queries, k=10, ef=10), plain.ids, strict=True):
+        assert set(hits.ids) == set(ids.tolist())
+        assert hits.candidates == 10
+    assert bridge.search(queries[0], k=3, ef=500).candidates == 100
+
+
+def test_entry_points_as_arrays(queries):
+    bridge, _ = made()
+    lists = bridge.search_batch(queries[:2], entry_points=[[1, 2], [3, 4]])
+    assert bridge.search_batch(queries[:2], entry_points=np.array([[1, 2], [3, 4]])) == lists
+    assert bridge.search(queries[0], entry_points=np.array([1, 2])) == lists[0]
+
+
+def test_dtypes_of_numpy_are_taken():
+    config = Bridge(4, dtype=np.dtype("int8")).config
+    assert (config["dtype"], type(config["dtype"])) == ("int8", str)
+    for wrong in (np.dtype("int16"), 8, None):
+        with pytest.raises(ab.InvalidConfigError, match="dtype must be one of float16, float32, int8; got"):
+            Bridge(4, dtype=wrong)

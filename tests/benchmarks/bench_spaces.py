@@ -172,7 +172,7 @@ def inner_product(name: str, rows: Array, queries: Array) -> None:
     plain = built(rows, "ip")
     graphs = {
         "plain ip": plain,
-        "ip, roots of lengths": built(metric.graph_rows(rows), "ip"),
+        "ip, lengths drawn together": built(metric.graph_rows(rows), "ip"),
         "l2, augmented": built(augmented(rows), "l2"),
     }
     lines = []
