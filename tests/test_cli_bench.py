@@ -90,7 +90,7 @@ def test_contender_finds_what_is_near_before_and_after_it_was_saved(name, metric
     contender.build(rows, 2)
     truth = nearest(rows, queries, metric)
     # hnswlib's kind of graph misses rows under the inner product of vectors that are not of one length.
-    least = min(REACH.get(name, 1.0), 0.8 if metric == "ip" else 1.0)
+    least = min(REACH.get(name, 0.97), 0.8 if metric == "ip" else 1.0)
     found = contender.search(queries, K, ROWS, 1)
     assert (found.shape, found.dtype) == ((7, K), np.int64)
     recall = np.mean([np.isin(a, b).mean() for a, b in zip(found, truth, strict=True)])
@@ -310,7 +310,7 @@ def test_everything_that_is_installed_side_by_side(data, tmp_path):
     wide = {(point["name"], point["threads"]): point["recall"] for point in report["points"] if point["ef"] == 600}
     assert len(report["points"]) == 2 * len(wide) == 2 * len(names) * len(report["threads"])
     for (name, _), recall in wide.items():
-        assert recall >= REACH.get(name, 1.0)
+        assert recall >= REACH.get(name, 0.97)
     assert {level["recall"] for level in report["levels"]} == {0.95, 0.99}
     for level in report["levels"]:
         if level["name"] == "hnswlib":

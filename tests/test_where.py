@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gc
+import inspect
 import os
 import signal
 import subprocess
@@ -54,7 +55,7 @@ IDS = [f"d{i}" for i in range(N)]
 
 def matcher_of(ids):
     held = Ids()
-    held.put(0, ids)
+    held.put(0, list(ids))
     return Matcher(held)
 
 
@@ -309,14 +310,13 @@ def test_empty_store(where):
 
 
 def test_ids_may_grow():
-    ids = []
-    matcher = matcher_of(ids)
+    ids, start = Ids(), 0
+    matcher = Matcher(ids)
     for count in [0, 1, 2, 3, 50, 51, 52, 1000]:
-        ids.extend(f"d{i}" for i in range(len(ids), count))
-        ids.append("not yet in the view")
+        ids.put(start, [*(f"d{i}" for i in range(start, count)), "not yet in the view"])
+        start = count
         mask = matcher.mask("id <> 'd1' AND id <> 'not'", None, Payload.empty(count), np.ones(count, np.bool_))
         assert mask.tolist() == [i != 1 for i in range(count)]
-        ids.pop()
     assert matcher.mask("id = 'd1'", None, Payload.empty(2), np.ones(2, np.bool_)).tolist() == [False, True]
 
 
@@ -442,7 +442,8 @@ def test_nothing_stays_registered(matcher):
 def run(code, timeout=60):
     imports = "import numpy as np\nfrom attnbridge.integrations.columns import as_table\n"
     imports += "from attnbridge.integrations.payload import Payload\n"
-    code = imports + textwrap.dedent(code)
+    imports += "from attnbridge.integrations.rows import Ids\nfrom attnbridge.integrations.where import Matcher\n"
+    code = imports + inspect.getsource(matcher_of) + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
 
 
@@ -531,7 +532,6 @@ def test_threads(matcher):
 def test_fork(way):
     done = run(f"""
         import os, signal, sys, threading
-        from attnbridge.integrations.where import Matcher
         count = 200_000
         matcher = matcher_of(range(count))
         payload = Payload.empty(0).append(as_table({{"x": np.arange(count)}}, count), count)
