@@ -22,6 +22,10 @@ with tempfile.TemporaryDirectory() as name:
     assert demo.returncode == 1, demo
     assert "pip install 'attnbridge[demo]'" in demo.stderr, demo.stderr
     assert "Traceback" not in demo.stderr, demo.stderr
+    subprocess.run([*command, "index", folder / "vectors.npy", "-o", folder / "frozen", "--freeze"], check=True)
+    frozen = ab.AttentionVectorBridge.open(folder / "frozen")
+    assert frozen.config["frozen"], frozen.config
+    assert frozen.search(vectors[7], k=1).ids == [7]
     bridge = ab.AttentionVectorBridge.open(folder / "index")
     hits = bridge.search(vectors[7], k=3, rerank=[ab.QueryExpansion()])
     assert hits.ids[0] == 7, hits
