@@ -149,13 +149,23 @@ class Adjacency:
         return cls.from_state(state, rows)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], rows: int | None = None) -> "Adjacency":
+    def from_state(
+        cls,
+        state: Mapping[str, Any],
+        rows: int | None = None,
+        *,
+        dim: int | None = None,
+        M: int | None = None,  # noqa: N803 - the paper's name
+        by_node: bool = False,
+    ) -> "Adjacency":
         """Take the links out of what `hnswlib.Index.__getstate__` or a pickle of it holds.
 
         Parameters
         ----------
         state : mapping
         rows : int, optional
+        dim, M, by_node
+            As for `from_file`.
 
         Returns
         -------
@@ -168,7 +178,7 @@ class Adjacency:
         """
         if not state.get("index_inited"):
             return cls._empty(rows or 0)
-        header = _Header(state)
+        header = _Header(state, dim, M)
         try:
             level0 = _as_bytes(state["data_level0"])
             lists = _as_bytes(state["link_lists"])
@@ -186,7 +196,7 @@ class Adjacency:
         )
         nodes = level0.reshape(header.n, header.size)
         return cls._from_nodes(
-            header, nodes, np.ascontiguousarray(lists).view(np.uint32).reshape(-1, unit), levels, rows
+            header, nodes, np.ascontiguousarray(lists).view(np.uint32).reshape(-1, unit), levels, rows, by_node
         )
 
     @classmethod
@@ -197,6 +207,7 @@ class Adjacency:
         *,
         dim: int | None = None,
         M: int | None = None,  # noqa: N803 - the paper's name
+        by_node: bool = False,
     ) -> "Adjacency":
         """Read the links out of a file that hnswlib saved, without its vectors.
 
@@ -209,6 +220,8 @@ class Adjacency:
             What dimension the vectors in the file must have.
         M : int, optional
             What M the graph must have; a forged one would take memory for `rows` lists of any length.
+        by_node : bool, default False
+            Go by hnswlib's own numbers of nodes, whatever their labels are.
 
         Returns
         -------
@@ -236,7 +249,7 @@ class Adjacency:
             places = before + np.arange(int(levels.sum())) * header.upper_words
             lists = words[places[:, None] + np.arange(header.upper_words)]
             nodes = data[_HEADER.itemsize : end].reshape(header.n, header.size)
-            return cls._from_nodes(header, nodes, lists, levels, rows)
+            return cls._from_nodes(header, nodes, lists, levels, rows, by_node)
         except IndexCorruptError as error:
             raise IndexCorruptError(f"{path}: {error}") from error
 
@@ -252,6 +265,7 @@ class Adjacency:
         lists: npt.NDArray[np.uint32],
         levels: npt.NDArray[np.int64],
         rows: int | None,
+        by_node: bool = False,
     ) -> "Adjacency":
         """Translate hnswlib's records by node into links by row."""
         n = header.n
@@ -261,6 +275,8 @@ class Adjacency:
         _require(0 <= header.entry < n, f"its entry point is node {header.entry} of {n}")
         _require(int(levels[header.entry]) == int(levels.max()), "its entry point is not in the top layer")
         labels = np.ascontiguousarray(nodes[:, header.label : header.label + 8]).view(np.uint64).ravel()
+        if by_node:
+            labels = np.arange(n, dtype=np.uint64)
         _require(bool((labels < rows).all()), f"label {labels.max()} is beyond the {rows} rows of the store")
         row_of = labels.astype(np.int64)
         taken = np.zeros(rows, np.bool_)
@@ -399,46 +415,6 @@ class Adjacency:
     def nbytes(self) -> int:
         """How many bytes the links take."""
         return sum(int(array.nbytes) for array in (*self.arrays().values(), self.links.start))
-
-    def graph_order(self) -> npt.NDArray[np.int64]:
-        """Return the rows breadth first from the entry point, unreachable ones last: neighbours come close together.
-
-        Returns
-        -------
-        ndarray of int64, (n,)
-        """
-        level0, seen = self.links.level0, np.zeros(len(self), np.bool_)
-        parts = []
-        front = np.array([self.links.entry] if self.links.entry >= 0 else [], np.int64)
-        while len(front):
-            seen[front] = True
-            parts.append(front)
-            around = level0[front].ravel()
-            around = around[around >= 0]
-            fresh, first = np.unique(around[~seen[around]], return_index=True)
-            front = fresh[np.argsort(first)].astype(np.int64)
-        return np.concatenate([*parts, np.flatnonzero(~seen)])
-
-    def reordered(self, order: npt.NDArray[np.int64]) -> "Adjacency":
-        """Return the same graph for rows that are kept in another order: new row i is old row order[i].
-
-        Parameters
-        ----------
-        order : ndarray of int64, (n,)
-            Each row once.
-
-        Returns
-        -------
-        Adjacency
-        """
-        links, levels = self.links, self._levels.astype(np.int64)
-        place = np.empty(len(self) + 1, np.int32)
-        place[order], place[-1] = np.arange(len(self)), -1
-        begins, moved = np.cumsum(levels) - levels, levels[order]
-        within = np.arange(len(links.upper)) - np.repeat(np.cumsum(moved) - moved, moved)
-        lists = np.repeat(begins[order], moved) + within
-        entry = int(place[links.entry])
-        return Adjacency(place[links.level0[order]], place[links.upper[lists]], moved, entry)
 
 
 class _Header:

@@ -372,7 +372,7 @@ class HnswIndex:
             return {
                 "settings": self.settings(),
                 "threads": self.threads,
-                "graph": self._index if self._live or self._removed else None,
+                "graph": dict(self._index.__getstate__()[0]) if self._live or self._removed else None,
                 "live": self._live,
                 "removed": self._removed,
                 "longest": self._longest,
@@ -381,9 +381,36 @@ class HnswIndex:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["settings"], threads=state["threads"])  # type: ignore[misc]
         if state["graph"] is not None:
-            self._index = state["graph"]
-            self._index.set_ef(self._ef)
+            self._index = self._checked(state["graph"])
         self._live, self._removed, self._longest = state["live"], state["removed"], state["longest"]
+
+    def _checked(self, given: dict[str, Any]) -> Any:
+        """Return an index of hnswlib's from its pickled state, of which nothing is believed."""
+        links = Adjacency.from_state(given, dim=self.dim, M=self.M, by_node=True)
+        n, made = len(links), self._new_index()
+        made.init_index(max(n, 1), M=self.M, ef_construction=self.ef_construction, random_seed=self.seed)
+        (state,) = made.__getstate__()
+        level0 = np.ascontiguousarray(given["data_level0"]).view(np.uint8)
+        nodes = level0.reshape(n, -1)
+        marked = (nodes[:, 2] & 1).astype(np.bool_)  # hnswlib's delete mark: third byte of the list of links
+        state = dict(state) | {
+            "cur_element_count": n,
+            "max_level": links.links.levels,
+            "enterpoint_node": links.links.entry,
+            "ep_added": True,
+            "has_deletions": bool(marked.any()),
+            "label_lookup_external": np.ascontiguousarray(nodes[:, -8:]).view(np.uint64).ravel(),
+            "label_lookup_internal": np.arange(n, dtype=np.uint32),
+            "element_levels": np.asarray(given["element_levels"])[:n].astype(np.int32),
+            "data_level0": level0.view(np.int8),
+            "link_lists": np.ascontiguousarray(given["link_lists"]).view(np.int8),
+        }
+        if n == 0:
+            return made
+        index = self._hnswlib.Index.__new__(self._hnswlib.Index)
+        index.__setstate__((state,))
+        index.set_ef(self._ef)
+        return index
 
     def settings(self) -> dict[str, Any]:
         """Return the constructor's options.
@@ -536,9 +563,7 @@ class HnswIndex:
             self._live = set(labels[~dead].tolist())
             self._longest = 0.0 if self.metric == "cosine" else float(norms(prepared).max())
 
-    def read_graph(
-        self, path: Path, removed: set[int], longest: float, labels: int | None = None, *, name: Path | None = None
-    ) -> None:
+    def read_graph(self, path: Path, removed: set[int], longest: float) -> None:
         """Replace this (empty) index's graph by hnswlib's file.
 
         Parameters
@@ -548,35 +573,20 @@ class HnswIndex:
             Labels that are in the file but no more in the index.
         longest : float
             `longest` of the index that wrote the file.
-        labels : int, optional
-            All labels must be below this.
-        name : Path, optional
-            What an error calls the file.
 
         Raises
         ------
         IndexCorruptError
-            The file is of another dimension or M, or cut short.
+            The file is of another dimension or M, cut short, or a link in it leads out of it.
         """
-        name = name or path
-        with path.open("rb") as file:
-            header = np.frombuffer(file.read(96), np.uint64)
-        expected = {"label offset": 4 * (2 * self.M + 1) + 4 * self.dim, "M": self.M}
-        got = {"label offset": int(header[4]), "M": int(header[9])} if len(header) == 12 else {}
-        if got != expected:
-            raise IndexCorruptError(
-                f"{name} is not the graph of an index with dim={self.dim}, M={self.M}: header {got} instead of "
-                f"{expected}"
-            )
+        Adjacency.from_file(path, dim=self.dim, M=self.M, by_node=True)  # hnswlib follows whatever it reads
         loaded = self._new_index()
         try:
             loaded.load_index(str(path))
         except RuntimeError as error:
-            raise IndexCorruptError(f"{name} is damaged: {error}; restore it from a backup") from error
+            raise IndexCorruptError(f"{path} is damaged: {error}; restore it from a backup") from error
         loaded.set_ef(self.ef)
         present = set(loaded.get_ids_list())
-        if labels is not None and present and not 0 <= min(present) <= max(present) < labels:
-            raise IndexCorruptError(f"{name} holds rows that the index has not; restore it from a backup")
         with self._lock.write():
             self._index = loaded
             self._removed = removed & present

@@ -39,6 +39,9 @@ _DOUBT = 2.0
 
 _FOREVER = 2**62
 
+# Rows that a search within a radius makes room for at first; and what rounding may add to a distance.
+_ROOM, _ROUNDING = 4_096, 1e-6
+
 # With a time budget exact search looks at the clock after so many values.
 _VALUES_A_LOOK = 2_000_000
 
@@ -149,14 +152,16 @@ class Nearest:
     def within(self, radius: float) -> Found:
         """Return each query's rows within the radius, asking for more and more until one lies beyond."""
         found = []
+        # A walk goes on as far as the radius whatever it is asked for; hnswlib returns what it is asked for.
+        first, factor = (_ROOM, 16) if self.native is not None else (self.request.candidates, 4)
         for i in range(len(self.queries)):
-            n = self.request.candidates
+            n = max(first, self.request.candidates)
             while True:
                 one = self._nearest([i], n)
                 inside = int((one.distances[0].astype(np.float64) <= radius).sum())
                 if inside < one.labels.shape[1] or n >= self.view.live or self.request.late():
                     break
-                n *= 4
+                n *= factor
             self.complete[i] &= inside < one.labels.shape[1] or n >= self.view.live
             found.append((one.labels[0, :inside], one.distances[0, :inside]))
         width = max((len(labels) for labels, _ in found), default=0)
@@ -256,7 +261,8 @@ class Nearest:
         tied = (found > wanted) & (distances[np.arange(len(which)), end] == distances[:, last])
         if self.rough:  # now and then codes are equal where rows are not, but not many
             tied &= end - last >= _EQUAL_CODES
-        few = found < np.minimum(np.where(dropped, wanted, n), passing)
+        enough = n if self.native is None or self.request.radius is None else min(n, self.request.candidates)
+        few = found < np.minimum(np.where(dropped, wanted, enough), passing)
         return np.ascontiguousarray(labels[:, :n]), np.ascontiguousarray(distances[:, :n]), few | tied
 
     def _asked(self, which: npt.NDArray[np.int64], fetch: int) -> tuple[Labels, Distances, int, npt.NDArray[np.bool_]]:
@@ -302,13 +308,18 @@ class Nearest:
         if self.metric.name == "l2" and keys.data.dtype == np.float32 and self.reduction is None:
             # by differences, as hnswlib: q . x - |x|^2 / 2 loses digits where vectors are longer than they are apart
             keys, bias, difference = Keys(keys.data), np.full(len(which), 0.5), True
+        least = None
+        if request.radius is not None:
+            least = np.full(len(which), self.metric.similarity(request.radius + _ROUNDING * abs(request.radius)))
         began = time.perf_counter()
         found = native.walk.query(
             keys,
             asked,
             bias,
-            n,
-            ef=self._ef(),
+            n if least is None else min(n, request.candidates),
+            ef=max(self._ef(), min(n, request.candidates)),
+            least=least,
+            most=0 if least is None else n,
             query_scale=scale,
             allowed=allowed,
             which=filters,

@@ -144,6 +144,12 @@ class Metric:
         factor = np.where(length > 0.0, length, 1.0) ** (_IP_LENGTHS - 1.0)
         return (rows * factor[:, None]).astype(np.float32)
 
+    def similarity(self, distance: float) -> float:
+        """Return the similarity at a distance; none is reached where the distance cannot be."""
+        if self.space is not None:
+            return -(np.sinh(distance / (2.0 * self.space.radius)) ** 2) if distance >= 0.0 else np.inf
+        return -0.5 * distance if self.name == "l2" else 1.0 - distance
+
     def distances(self, similarities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         """Return the distance for each similarity."""
         if self.space is not None:

@@ -144,21 +144,6 @@ def test_arrays_may_be_mapped(index, tmp_path):
     assert np.shares_memory(mapped.links.level0, arrays["level0"])
 
 
-def test_another_order_is_the_same_graph(index):
-    adjacency = Adjacency.from_index(index)
-    order = adjacency.graph_order()
-    assert sorted(order.tolist()) == list(range(N))
-    assert order[0] == adjacency.links.entry
-    moved = adjacency.reordered(order)
-    truth, entry = spoken(adjacency)
-    got, begin = spoken(moved)
-    place = {row: new for new, row in enumerate(order.tolist())}
-    assert got == {place[row]: [[place[link] for link in one] for one in lists] for row, lists in truth.items()}
-    assert begin == place[entry] == 0
-    far = np.abs(np.diff(moved.links.level0[:, :2])).mean()
-    assert far < np.abs(np.diff(adjacency.links.level0[:, :2])).mean()
-
-
 # ---- what is refused
 
 
