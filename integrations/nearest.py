@@ -39,8 +39,9 @@ _DOUBT = 2.0
 
 _FOREVER = 2**62
 
-# Rows that a search within a radius makes room for at first; and what rounding may add to a distance.
-_ROOM, _ROUNDING = 4_096, 1e-6
+# Rows that a search within a radius makes room for at first; and the share of the radius by which it goes beyond: what
+# lies close to its edge is linked with what lies outside.
+_ROOM, _BEYOND = 4_096, 0.1
 
 # With a time budget exact search looks at the clock after so many values.
 _VALUES_A_LOOK = 2_000_000
@@ -310,7 +311,7 @@ class Nearest:
             keys, bias, difference = Keys(keys.data), np.full(len(which), 0.5), True
         least = None
         if request.radius is not None:
-            least = np.full(len(which), self.metric.similarity(request.radius + _ROUNDING * abs(request.radius)))
+            least = np.full(len(which), self.metric.similarity(request.radius + _BEYOND * abs(request.radius)))
         began = time.perf_counter()
         found = native.walk.query(
             keys,

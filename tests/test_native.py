@@ -102,7 +102,7 @@ def test_hnswlib_is_not_asked_where_it_orders_otherwise(queries, monkeypatch, op
         bounds.add(walked(bridge))
         found, truth = bridge.search_batch(asked), bridge.search_batch(asked, exact=True)
         shared = [len(set(a.ids) & set(b.ids)) / 10 for a, b in zip(found, truth, strict=True)]
-        assert np.mean(shared) >= 0.7
+        assert np.mean(shared) >= 0.6
     assert walked(bridge) == 6_000
     assert len(bounds) >= 2
 
@@ -195,7 +195,7 @@ def test_all_within_a_radius(pairs, queries, metric):
         truth = set(bridge.search(query, radius=radius, exact=True).ids)
         found = bridge.search(query, radius=radius)
         assert (found.distances <= radius).all()
-        assert len(truth & set(found.ids)) >= 0.97 * len(truth)
+        assert len(truth & set(found.ids)) >= 0.95 * len(truth)
 
 
 def test_ef_widens_the_search(queries):
