@@ -427,8 +427,8 @@ class AttentionVectorBridge(Constructors):
             candidates=candidates,
             ef=ef,
             entry_points=entry_points,
-            filters=_each(filter, len(matrix), "filter", _is_list_of_filters),
-            wheres=_wheres(where, params, len(matrix)),
+            filters=() if filter is None else _each(filter, len(matrix), "filter", _is_list_of_filters),
+            wheres=() if where is params is None else _wheres(where, params, len(matrix)),
             threshold=threshold,
             radius=radius,
             offset=offset,
@@ -478,6 +478,7 @@ class AttentionVectorBridge(Constructors):
         stages = _stages(rerank)
         allowed = None
         if any(filter is not None for filter in filters) or any(where != (None, None) for where in wheres):
+            filters, wheres = filters or [None] * len(queries), wheres or [(None, None)] * len(queries)
             view, allowed = self._allowed(store, view, filters, wheres, exclude)
         request = Request(
             queries=queries,

@@ -1,6 +1,7 @@
 """One search: candidates from the index, logits over the stored rows, rerank stages, hits."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,6 +26,45 @@ _CHUNK = 128
 
 # The same where each query has a filter of its own: rows are read for all of them together, the more the better.
 _FILTERED_CHUNK = 1_024
+
+
+class _Ranked:
+    """What a chunk of queries found, for their hits to take out of it."""
+
+    windows: list[slice]
+    candidates: list[int]
+    complete: list[bool]
+
+    def __init__(
+        self,
+        view: View,
+        name: str,
+        rows: Labels,
+        scores: npt.NDArray[np.float64],
+        weights: npt.NDArray[np.float64],
+        ranks_before: Labels,
+        nearness: Callable[[], Distances],
+        timings: dict[str, float],
+    ) -> None:
+        self.view, self.name, self.rows, self.timings = view, name, rows, timings
+        self.scores, self.weights, self.ranks_before, self.nearness = scores, weights, ranks_before, nearness
+        self.ids = view.ids.at(rows)  # now: an id is read beside those of other queries
+        self.distances: Distances | None = None
+
+    def value(self, name: str, number: int) -> Any:
+        """Return an attribute of one query's hits."""
+        window = self.windows[number]
+        if name in ("candidates", "complete"):
+            return getattr(self, name)[number]
+        if name == "timings":
+            return self.timings.copy()
+        if name == "parts":
+            return {self.name: self.scores[number, window].copy()}
+        if name == "payload":
+            return None if self.view.payload is None else partial(self.view.records, self.rows[number, window])
+        if name == "distances" and self.distances is None:
+            self.distances = self.nearness()
+        return getattr(self, name)[number][window]
 
 
 class Searcher:
@@ -134,39 +174,22 @@ class Searcher:
         self.attention.rerank(queries, bias, keys, near, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
         timings["total"] = sum(timings.values())
-        # For the whole chunk at a time: what is done for each query alone costs as much as its ranking.
         places = np.maximum(positions, 0)
         which = np.arange(len(queries))[:, None]  # half the cost of take_along_axis
-        rows = labels[which, places]
         if rough:
             best = np.where(positions >= 0, near[which, places], -1)
-            nearness = distances_of(keys, self.metric, queries, bias, best)
+            nearness = partial(distances_of, keys, self.metric, queries, bias, best)
         else:
-            nearness = distances[which, places]
-        parts, whole = logits.copy(), complete.tolist()
+            nearness = partial(distances.__getitem__, (which, places))
         lasts = np.minimum(counts, most).tolist()
         if request.threshold is not None:
             lasts = [self._last(request, last, logits[i]) for i, last in enumerate(lasts)]
-        view, name, offset = self.view, self.attention.name, request.offset
-        ids, has_payload = view.ids.at(rows), view.payload is not None
-        out = []
-        for i, count in enumerate(counts.tolist()):
-            window = slice(offset, lasts[i])
-            out.append(
-                Hits(
-                    ids[i][window],
-                    logits[i, window],
-                    weights[i, window],
-                    nearness[i, window],
-                    positions[i, window],
-                    {name: parts[i, window]},
-                    timings.copy(),
-                    count,
-                    partial(view.records, rows[i, window]) if has_payload else None,
-                    whole[i],
-                )
-            )
-        return out
+        ranked = _Ranked(
+            self.view, self.attention.name, labels[which, places], logits, weights, positions, nearness, timings
+        )
+        ranked.windows = [slice(request.offset, last) for last in lasts]
+        ranked.candidates, ranked.complete = counts.tolist(), complete.tolist()
+        return [Hits.lazily(ranked, i) for i in range(len(queries))]
 
     def _staged(
         self,

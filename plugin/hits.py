@@ -1,7 +1,7 @@
 """What a search returns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,24 @@ class Hit(NamedTuple):
     rank_before: int
 
 
+class HitsSource(Protocol):
+    """What `Hits.lazily` asks for the attributes of one of several queries."""
+
+    def value(self, name: str, number: int) -> Any:
+        """Return what `Hits` takes under that name.
+
+        Parameters
+        ----------
+        name : str
+        number : int
+
+        Returns
+        -------
+        Any
+        """
+        ...
+
+
 class Hits(Sequence[Hit]):
     """Ranked hits of one query, best first.
 
@@ -80,7 +98,9 @@ class Hits(Sequence[Hit]):
     """
 
     __slots__ = (
+        "_number",
         "_payload",
+        "_source",
         "candidates",
         "complete",
         "distances",
@@ -91,6 +111,8 @@ class Hits(Sequence[Hit]):
         "timings",
         "weights",
     )
+    _source: HitsSource
+    _number: int
 
     def __init__(
         self,
@@ -115,6 +137,31 @@ class Hits(Sequence[Hit]):
         self.candidates = candidates
         self._payload = payload
         self.complete = complete
+
+    @classmethod
+    def lazily(cls, source: "HitsSource", number: int) -> "Hits":
+        """Return hits whose attributes are made when they are asked for: in a batch that is most of what hits cost.
+
+        Parameters
+        ----------
+        source : HitsSource
+        number : int
+            Which query of the source's.
+
+        Returns
+        -------
+        Hits
+        """
+        made = object.__new__(cls)
+        made._source, made._number = source, number
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"Hits has no attribute {name!r}", name=name, obj=self)
+        value = self._source.value(name.lstrip("_"), self._number)
+        setattr(self, name, value)
+        return value
 
     @property
     def payload(self) -> list[dict[str, Any]]:
@@ -251,3 +298,6 @@ class Hits(Sequence[Hit]):
         if len(self) > 20:
             lines.append(f"      ... {len(self) - 20} more")
         return "\n".join(lines)
+
+
+_LAZY = frozenset(Hits.__slots__) - {"_source", "_number"}

@@ -1,6 +1,7 @@
 """AttentionVectorBridge against a float64 brute force: search, writes, filters, input forms, hits."""
 
 import itertools
+import pickle
 import re
 
 import hnswlib
@@ -842,3 +843,18 @@ def test_parts_and_timings_are_each_hit_list_s_own():
     first.timings.clear()
     assert first.scores[0] == 20.0
     assert "total" in second.timings
+
+
+def test_hits_are_made_when_they_are_asked_for(rng):
+    """Each attribute once, the same alone and in a batch; what is not there is said."""
+    bridge, rows = filled(rng)
+    batch = bridge.search_batch(rows[:5], k=4)
+    for hits, row in zip(batch, rows[:5], strict=True):
+        alone = bridge.search(row, k=4)
+        assert hits.distances is hits.distances
+        assert (len(hits), hits.complete, hits.candidates) == (4, True, alone.candidates)
+        hits.scores[0] += 1.0  # a copy stands in parts
+        assert hits.parts["scaled_dot"].tolist() == alone.scores.tolist()
+        assert pickle.loads(pickle.dumps(hits)) == hits
+    with pytest.raises(AttributeError, match="Hits has no attribute 'score'"):
+        batch[0].score  # noqa: B018
