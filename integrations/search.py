@@ -22,7 +22,7 @@ from attnbridge.scoring import AttentionType
 from attnbridge.threads import for_chunks
 
 # Queries that go to the index and the kernels in one call.
-_CHUNK = 128
+_CHUNK = 256
 
 # The same where each query has a filter of its own: rows are read for all of them together, the more the better.
 _FILTERED_CHUNK = 1_024
@@ -64,6 +64,8 @@ class _Ranked:
             return None if self.view.payload is None else partial(self.view.records, self.rows[number, window])
         if name == "distances" and self.distances is None:
             self.distances = self.nearness()
+        if name == "scores":  # not those that `parts` are of
+            return self.scores[number, window].copy()
         return getattr(self, name)[number][window]
 
 
