@@ -36,12 +36,6 @@ class Reader:
         self.size = os.fstat(self._descriptor).st_size
         weakref.finalize(self, os.close, self._descriptor)
 
-    @property
-    def lasting(self) -> Path:
-        """A path to the file that holds as long as this object, removed or not, where the system has such."""
-        path = Path(f"/proc/self/fd/{self._descriptor}")
-        return path if path.exists() else self.path
-
     def read(self, start: int, count: int) -> bytes:
         """Return `count` bytes from `start`, fewer where the file ends; never asks for more than it had."""
         count = max(0, min(count, self.size - start))

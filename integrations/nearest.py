@@ -181,7 +181,6 @@ class Nearest:
             return Found(*_padding(len(which), 0), self.complete[which])
         wanted = n if request.k is None else min(request.offset + request.k + excluding, n)
         numbers = np.asarray(which)
-        exact: list[int] | npt.NDArray[np.int64] = []
         groups = self._routes(which, n, wanted)  # by how many the index is asked for
         if len(groups) == 1:
             ((fetch, places),) = groups.items()
@@ -189,7 +188,6 @@ class Nearest:
                 labels, distances, poor = self._read_all(numbers, n, wanted)
             else:
                 labels, distances, poor = self._by_index(numbers, fetch, n, wanted)
-            exact = np.flatnonzero(poor)
         else:
             labels, distances = _padding(len(which), n)
             poor = np.zeros(len(which), np.bool_)
@@ -198,7 +196,7 @@ class Nearest:
                     labels[places], distances[places], poor[places] = self._read_all(numbers[places], n, wanted)
                 else:
                     labels[places], distances[places], poor[places] = self._by_index(numbers[places], fetch, n, wanted)
-            exact = np.flatnonzero(poor)
+        exact = np.flatnonzero(poor)
         if len(exact):
             if request.late():
                 self.complete[numbers[exact]] = False
@@ -339,16 +337,15 @@ class Nearest:
         if self.reduction is None:
             return labels, distances
         if native.bound < view.count:
-            return self._refined(which, labels, n)
+            return _ordered(labels, self._exact_distances(which, labels), n)
         self.rough = True
         return labels, distances
 
-    def _refined(self, which: npt.NDArray[np.int64], labels: Labels, n: int) -> tuple[Labels, Distances]:
-        """Return candidates in the order of the full rows."""
+    def _exact_distances(self, which: npt.NDArray[np.int64], labels: Labels) -> Distances:
+        """Return the distances of candidates by the full rows."""
         self.view.check_rows(labels[labels >= 0])
         keys, near = self.view.gathered(labels)
-        found = distances_of(keys, self.metric, self.queries[which], self.bias[which], near)
-        return _ordered(labels, found, n)
+        return distances_of(keys, self.metric, self.queries[which], self.bias[which], near)
 
     def _masks(self, which: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.int64] | None]:
         """Return the masks of the queries' filters and which of them holds for each; dead rows are in none."""
@@ -407,9 +404,8 @@ class Nearest:
             found = scan(view.walk, queries[places], bias, n, allowed.rows, query_scale=scale[places])
             labels[places] = found.ids
             rough[places] = as_distances(self.metric, found.scores.astype(np.float64), found.ids >= 0)
-        ordered, distances = self._refined(which, labels, n)
-        keys, near = view.gathered(labels)
-        exact = distances_of(keys, self.metric, self.queries[which], self.bias[which], near)
+        exact = self._exact_distances(which, labels)
+        ordered, distances = _ordered(labels, exact, n)
         with np.errstate(invalid="ignore"):  # inf - inf, where fewer than n pass: all of those were read
             off = exact - rough
             doubtful = distances[:, wanted - 1] > rough[:, -1] + off.mean(axis=1) - _DOUBT * off.std(axis=1)
