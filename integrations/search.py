@@ -16,9 +16,9 @@ from attnbridge.integrations.candidates import Distances, Labels, distances_of
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.nearest import Found, Nearest, Request
 from attnbridge.integrations.view import View
+from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Metric
 from attnbridge.rerank import Pool
-from attnbridge.scoring import AttentionType
 from attnbridge.threads import for_chunks
 
 # Queries that go to the index and the kernels in one call.
@@ -173,7 +173,7 @@ class Searcher:
         shape = (len(queries), most)
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
         keys, near = self.view.gathered(labels)
-        self.attention.rerank(queries, bias, keys, near, counts, self.options, positions, logits, weights)
+        self.attention.rank(queries, bias, keys, near, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
         timings["total"] = sum(timings.values())
         places = np.maximum(positions, 0)

@@ -7,6 +7,7 @@ by ``attnbridge.threads``, one floor up.
 
 from attnbridge.kernels.codes import project, to_int8
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
+from attnbridge.kernels.dropout import drop
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
@@ -17,6 +18,7 @@ from attnbridge.kernels.walk import list_levels, scan, walk
 
 __all__ = [
     "dot",
+    "drop",
     "exact_top_k",
     "exact_top_k_each",
     "list_levels",

@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbridge.config import AttentionConfig as AttentionConfig
+    from attnbridge.config import GraphAttentionConfig as GraphAttentionConfig
+    from attnbridge.config import SparseAttentionConfig as SparseAttentionConfig
     from attnbridge.distance import AttentionDistance as AttentionDistance
     from attnbridge.errors import AttentionError as AttentionError
     from attnbridge.errors import ConcurrencyError as ConcurrencyError
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
     from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
+    from attnbridge.mechanisms import Attention as Attention
+    from attnbridge.mechanisms import AttentionContext as AttentionContext
+    from attnbridge.mechanisms import AttentionOutput as AttentionOutput
+    from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
+    from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -54,9 +62,21 @@ _ERRORS = (
     "UnknownIdError",
 )
 
+_MECHANISMS = (
+    "Attention",
+    "AttentionContext",
+    "AttentionOutput",
+    "HyperbolicAttention",
+    "ScaledDotProductAttention",
+)
+
 # Public name -> the module it lives in.
 _HOME = {
     **dict.fromkeys(_ERRORS, "attnbridge.errors"),
+    **dict.fromkeys(_MECHANISMS, "attnbridge.mechanisms"),
+    "AttentionConfig": "attnbridge.config",
+    "GraphAttentionConfig": "attnbridge.config",
+    "SparseAttentionConfig": "attnbridge.config",
     "AttentionDistance": "attnbridge.distance",
     "AttentionVectorBridge": "attnbridge.integrations.bridge",
     "Hit": "attnbridge.hits",

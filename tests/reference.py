@@ -86,6 +86,24 @@ def row_squares(rows: Array, out: Array) -> None:
     out[:] = (as_float64(rows) ** 2).sum(axis=1)
 
 
+def drop(weights: Array, rate: float, draw: int, problem: int, first_query: int, first_key: int) -> None:
+    """Zero what a hash of the pair's place draws below `rate`, and divide the rest by 1 - rate."""
+    whole = 2**64 - 1
+
+    def scrambled(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & whole
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & whole
+        return x ^ (x >> 31)
+
+    step = 0x9E3779B97F4A7C15
+    start = scrambled((draw + step * (problem + 1)) & whole)
+    for i in range(weights.shape[0]):
+        row = scrambled((start + step * (first_query + i + 1)) & whole)
+        for j in range(weights.shape[1]):
+            number = scrambled((row + step * (first_key + j + 1)) & whole) >> 11
+            weights[i, j] = weights[i, j] / (1.0 - rate) if number >= int(rate * 2**53) else 0.0
+
+
 def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Array, lengths: Array, out: Array) -> None:
     """Fill out with sum_a token_weights[a] * max_b query_tokens[a] . tokens[b] for each document."""
     for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
@@ -419,6 +437,11 @@ def _row_squares(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return _gaussian(rng, case), np.empty(case.n)
 
 
+def _drop(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    weights = rng.random((case.n, case.d)).astype(case.kind)
+    return weights, 0.3, int(rng.integers(2**63)), 2, 5, 7
+
+
 def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     query_tokens = (rng.standard_normal((case.b, case.d)) * _unit(case)).astype(_precision(case))
     cuts = np.sort(rng.integers(0, case.n + 1, case.n // 4))
@@ -536,6 +559,7 @@ KERNELS = {
     "top_k": Kernel(kernels.top_k, top_k, _top_k, kinds=("float64",), gathers=True, ranks=True),
     "weighted_sum": Kernel(kernels.weighted_sum, weighted_sum, _weighted_sum, terms=True, gathers=True),
     "row_squares": Kernel(kernels.row_squares, row_squares, _row_squares),
+    "drop": Kernel(kernels.drop, drop, _drop, kinds=("float32", "float64"), float32=True),
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(

@@ -310,22 +310,22 @@ BAD_INPUT = [
     (
         lambda: ab.attention_scores([[[1.0]]], K2),
         ab.DimensionMismatchError,
-        r"query must be \(d,\) or \(L, d\), got shape",
+        r"Query and key dimensions must match: 1 vs 2",
     ),
     (
         lambda: ab.attention_scores(1.0, K2),
         ab.DimensionMismatchError,
-        r"query must be \(d,\) or \(L, d\), got shape \(\)",
+        r"query must be \(d,\) or \(\.\.\., L, d\), got shape \(\)",
     ),
     (
         lambda: ab.attention_scores(E1, E2),
         ab.DimensionMismatchError,
-        r"keys must be rows \(n, d\).*goes in as keys\[None, :\]",
+        r"keys must be rows \(n, d\) or .*goes in as keys\[None, :\]",
     ),
     (
         lambda: ab.attention(E1, K2, [1.0, 2.0]),
         ab.DimensionMismatchError,
-        r"values must be rows \(n, d\), got shape \(2,\)",
+        r"values must be rows \(n, d\) or \(\.\.\., n, d\), got shape \(2,\)",
     ),
     (
         lambda: ab.attention_score(K2, E1),

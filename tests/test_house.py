@@ -17,6 +17,7 @@ from numpydoc.validate import validate
 import attnbridge
 import attnbridge.integrations
 import attnbridge.kernels
+import attnbridge.mechanisms
 import attnbridge.rerank
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ def modules():
 def public_objects():
     """Return {dotted name: object} of every public name, methods of public classes included."""
     found = {}
-    for package in (attnbridge, attnbridge.integrations, attnbridge.rerank):
+    for package in (attnbridge, attnbridge.integrations, attnbridge.mechanisms, attnbridge.rerank):
         for name in package.__all__:
             if name == "__version__":
                 continue

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Keys, Metric
-from attnbridge.scoring import AttentionType
 
 
 class TokenRows(NamedTuple):

@@ -1,0 +1,225 @@
+"""Settings of attention mechanisms as values: checked when they are made, compared by content, written as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from attnbridge.errors import DimensionMismatchError, InvalidConfigError
+from attnbridge.validation import as_bool, as_choice, as_count, as_number, as_text
+
+PATTERNS = ("top_k", "local", "strided", "block", "local_global", "fixed")
+AGGREGATIONS = ("sum", "mean", "max")
+
+
+class _Config:
+    """What all of them can do."""
+
+    def to_json(self) -> str:
+        """Return the settings as a JSON object.
+
+        Returns
+        -------
+        str
+        """
+        return json.dumps(asdict(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the settings that `to_json` wrote; what is left out has its default.
+
+        Parameters
+        ----------
+        text : str
+
+        Raises
+        ------
+        InvalidConfigError
+            Not a JSON object, an unknown name (the known ones are listed), or a value that cannot be.
+        """
+        try:
+            given = json.loads(as_text(text, "text"))
+        except ValueError as error:
+            raise InvalidConfigError(f"text must be a JSON object: {error}") from None
+        if not isinstance(given, dict):
+            raise InvalidConfigError(f"text must be a JSON object, got {text!r}")
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name in given:
+            if name not in known:
+                raise InvalidConfigError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(known)}")
+        return cls(**given)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def as_dropout(value: Any, name: str = "dropout") -> float:
+    """Return a rate of dropout in [0, 1)."""
+    rate = as_number(value, name, least=0.0)
+    if rate >= 1.0:
+        raise InvalidConfigError(f"{name} must be in [0, 1), got {value!r}; 1.0 would drop everything")
+    return rate
+
+
+def heads_divide(dim: int, num_heads: Any, what: str = "Query dimension") -> int:
+    """Return a number of heads that divides a dimension."""
+    heads = as_count(num_heads, "num_heads")
+    if dim % heads:
+        fit = [n for n in range(1, dim + 1) if dim % n == 0]
+        near = min(fit, key=lambda n: abs(n - heads))
+        raise DimensionMismatchError(f"{what} {dim} must be divisible by num_heads {heads}; {near} would do")
+    return heads
+
+
+@dataclass(frozen=True)
+class AttentionConfig(_Config):
+    """Settings of sequence attention; each mechanism's `from_config` takes those that it has.
+
+    Parameters
+    ----------
+    d_model : int, default 512
+        Dimension of queries and keys.
+    num_heads : int, default 8
+        Must divide d_model.
+    dropout : float, default 0.1
+        Rate at which weights are dropped in training, [0, 1).
+    use_bias : bool, default True
+        Whether projections have biases.
+    scale : float, optional
+        Factor on q . k; by default 1/sqrt(d_k).
+    max_seq_len : int, default 512
+        Longer sequences are refused.
+    causal : bool, default False
+        Query i attends to keys 0..i only.
+    eps : float, default 1e-6
+        Added to denominators (linear attention, norms).
+
+    Raises
+    ------
+    InvalidConfigError, DimensionMismatchError
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> config = ab.AttentionConfig(d_model=256, num_heads=4)
+    >>> config.d_k, config.scale_or_default
+    (64, 0.125)
+    >>> ab.AttentionConfig.from_json(config.to_json()) == config
+    True
+    """
+
+    d_model: int = 512
+    num_heads: int = 8
+    dropout: float = 0.1
+    use_bias: bool = True
+    scale: float | None = None
+    max_seq_len: int = 512
+    causal: bool = False
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self._set("d_model", as_count(self.d_model, "d_model"))
+        self._set("num_heads", heads_divide(self.d_model, self.num_heads, "d_model"))
+        self._set("dropout", as_dropout(self.dropout))
+        self._set("use_bias", as_bool(self.use_bias, "use_bias"))
+        self._set("scale", None if self.scale is None else as_number(self.scale, "scale", above=0.0))
+        self._set("max_seq_len", as_count(self.max_seq_len, "max_seq_len"))
+        self._set("causal", as_bool(self.causal, "causal"))
+        self._set("eps", as_number(self.eps, "eps", above=0.0))
+
+    @property
+    def d_k(self) -> int:
+        """Dimension of a head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def scale_or_default(self) -> float:
+        """The given scale, or 1/sqrt(d_k)."""
+        return float(self.d_k**-0.5 if self.scale is None else self.scale)
+
+
+@dataclass(frozen=True)
+class GraphAttentionConfig(_Config):
+    """Settings of attention along edges.
+
+    Parameters
+    ----------
+    use_edge_features : bool, default False
+        Whether logits see the edges' features.
+    edge_dim : int, optional
+        Their dimension; with use_edge_features.
+    aggregation : {"sum", "mean", "max"}, default "sum"
+        How weighted neighbours become one vector.
+    normalize : bool, default True
+        Whether weights are the softmax of the logits over the neighbours, or the logits themselves.
+    negative_slope : float, default 0.2
+        Of LeakyReLU, 0 to 1.
+
+    Raises
+    ------
+    InvalidConfigError
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> ab.GraphAttentionConfig(aggregation="mean").to_json()[:60]
+    '{"use_edge_features": false, "edge_dim": null, "aggregation"'
+    """
+
+    use_edge_features: bool = False
+    edge_dim: int | None = None
+    aggregation: str = "sum"
+    normalize: bool = True
+    negative_slope: float = 0.2
+
+    def __post_init__(self) -> None:
+        self._set("use_edge_features", as_bool(self.use_edge_features, "use_edge_features"))
+        self._set("edge_dim", None if self.edge_dim is None else as_count(self.edge_dim, "edge_dim"))
+        if self.use_edge_features != (self.edge_dim is not None):
+            raise InvalidConfigError(
+                f"edge_dim must be given with use_edge_features=True, and only then: got edge_dim={self.edge_dim!r} "
+                f"with use_edge_features={self.use_edge_features}"
+            )
+        self._set("aggregation", as_choice(self.aggregation, "aggregation", AGGREGATIONS))
+        self._set("normalize", as_bool(self.normalize, "normalize"))
+        self._set("negative_slope", as_number(self.negative_slope, "negative_slope", least=0.0, most=1.0))
+
+
+@dataclass(frozen=True)
+class SparseAttentionConfig(_Config):
+    """Settings of attention over a pattern of pairs.
+
+    Parameters
+    ----------
+    pattern : {"top_k", "local", "strided", "block", "local_global", "fixed"}, default "local"
+    block_size : int, default 64
+        Of block and fixed patterns; the stride of strided ones.
+    local_window : int, default 128
+        Keys on either side of a query, of local and local_global patterns.
+    num_global_tokens : int, default 0
+        First tokens that attend to all and are attended by all, of local_global patterns.
+    top_k : int, optional
+        Largest logits kept for a query, of the top_k pattern; by default ceil(sqrt(S)).
+
+    Raises
+    ------
+    InvalidConfigError
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> ab.SparseAttentionConfig(pattern="local_global", num_global_tokens=2).num_global_tokens
+    2
+    """
+
+    pattern: str = "local"
+    block_size: int = 64
+    local_window: int = 128
+    num_global_tokens: int = 0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        self._set("pattern", as_choice(self.pattern, "pattern", PATTERNS))
+        self._set("block_size", as_count(self.block_size, "block_size"))
+        self._set("local_window", as_count(self.local_window, "local_window"))
+        self._set("num_global_tokens", as_count(self.num_global_tokens, "num_global_tokens", least=0))
+        self._set("top_k", None if self.top_k is None else as_count(self.top_k, "top_k"))
