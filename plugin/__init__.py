@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import GraphAttention as GraphAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import LinearAttention as LinearAttention
+    from attnbridge.mechanisms import MixtureOfExpertsAttention as MixtureOfExpertsAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
@@ -71,6 +72,7 @@ _MECHANISMS = (
     "GraphAttention",
     "HyperbolicAttention",
     "LinearAttention",
+    "MixtureOfExpertsAttention",
     "ScaledDotProductAttention",
 )
 

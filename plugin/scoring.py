@@ -6,11 +6,12 @@ from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms.graph import GAT
 from attnbridge.mechanisms.hyperbolic import POINCARE
 from attnbridge.mechanisms.linear import LINEAR
+from attnbridge.mechanisms.moe import MOE
 from attnbridge.mechanisms.row import AttentionType, Options
 from attnbridge.mechanisms.standard import SCALED_DOT
 from attnbridge.metric import Metric
 
-REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, LINEAR, GAT, POINCARE)}
+REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, LINEAR, GAT, MOE, POINCARE)}
 
 _BY_NAME = {name: row for row in REGISTRY.values() for name in (row.name, *row.aliases)}
 

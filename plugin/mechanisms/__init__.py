@@ -4,6 +4,7 @@ from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOut
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.linear import LinearAttention
+from attnbridge.mechanisms.moe import MixtureOfExpertsAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "GraphAttention",
     "HyperbolicAttention",
     "LinearAttention",
+    "MixtureOfExpertsAttention",
     "ScaledDotProductAttention",
 ]
