@@ -1,5 +1,6 @@
 """Linear attention: closed forms, float64 truth, FAVOR+'s convergence, masks, and every refusal."""
 
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -210,7 +211,7 @@ def test_favors_error_falls_with_the_root_of_the_features():
     from bench_favor import FEATURES, favor_error, geometric_mean
 
     means = [geometric_mean([favor_error(count, seed, 128, 64) for seed in range(4)]) for count in FEATURES]
-    ratios = [few / many for few, many in zip(means, means[1:], strict=False)]
+    ratios = [few / many for few, many in itertools.pairwise(means)]
     assert geometric_mean(ratios) >= 1.6
     assert min(ratios) > 1.2
     assert means[-1] < 0.2
