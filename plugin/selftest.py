@@ -1,0 +1,305 @@
+"""The installed copy held against its own float64 truth, on this machine; `attnbridge test` runs it."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge import functional, reference
+from attnbridge.mechanisms.base import Attention
+from attnbridge.scoring import REGISTRY, resolve
+from attnbridge.validation import as_choice
+
+Array = npt.NDArray[Any]
+
+SUITES = ("standard", "multihead", "geometric", "sparse", "graph")
+
+# Relative errors of a float32 result and of a float64 one that a check lets pass.
+LIMIT, LIMIT64 = 1e-5, 1e-10
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Options of a type that take a code path of their own.
+
+    Parameters
+    ----------
+    name : str
+        A type of the registry.
+    suite : str
+    options : mapping
+    heads : int
+        What dimensions of queries and values must be a multiple of.
+    """
+
+    name: str
+    suite: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    heads: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+
+
+SETTINGS = (
+    Setting("scaled_dot", "standard"),
+    Setting("scaled_dot", "standard", {"scale": 3.0}),
+    Setting("poincare", "geometric"),
+    Setting("poincare", "geometric", {"curvature": -0.5, "temperature": 0.3}),
+    Setting("poincare", "geometric", {"curvature": -2.0, "map": "expmap0"}),
+)
+
+
+class Shape(NamedTuple):
+    """Leading axes, queries (None: one, without an axis), keys, dimensions of queries and values."""
+
+    lead: tuple[int, ...]
+    queries: int | None
+    keys: int
+    dim: int
+    width: int
+
+    @property
+    def logits(self) -> tuple[int, ...]:
+        """The shape of a mask."""
+        return (*self.lead, self.queries or 1, self.keys)
+
+
+# Prime sizes, all different: a swapped axis cannot fit. One query, one key; the last crosses the edges of tiles.
+SHAPES = (
+    Shape((), None, 5, 7, 3),
+    Shape((), 3, 1, 5, 2),
+    Shape((), 7, 11, 13, 5),
+    Shape((2,), 1, 7, 3, 11),
+    Shape((2, 3), 5, 7, 11, 2),
+    Shape((), 67, 131, 31, 5),
+)
+
+
+def draw(setting: Setting, shape: Shape, dtype: Any = np.float32, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Return query, key and value with a zero row, a duplicate and one large row among them, as a type takes them."""
+    rng = np.random.default_rng([seed, *shape.logits, shape.dim, shape.width])
+    own = shape.lead if shape.queries is None else (*shape.lead, shape.queries)
+    query = rng.standard_normal((*own, setting.heads * shape.dim))
+    key = rng.standard_normal((*shape.lead, shape.keys, setting.heads * shape.dim))
+    value = rng.standard_normal((*shape.lead, shape.keys, setting.heads * shape.width))
+    if shape.keys > 3:
+        key[..., 1, :], key[..., 2, :], key[..., 3, :] = 0.0, key[..., 0, :], 2.0 * key[..., 3, :]
+    if own and own[-1] > 1 and shape.queries is not None:
+        query[..., -1, :] = 0.0
+    if setting.name == "poincare":
+        radius = (-setting.options.get("curvature", -1.0)) ** -0.5
+        query, key, value = (into_ball(rows, radius) for rows in (query, key, value))
+    return query.astype(dtype), key.astype(dtype), value.astype(dtype)
+
+
+def into_ball(rows: Array, radius: float) -> Array:
+    """Return rows drawn into a ball, 0.9 of its radius at most."""
+    return np.asarray(0.9 * radius * rows / (1.0 + np.linalg.norm(rows, axis=-1, keepdims=True)))
+
+
+MASKS = ("none", "bool", "float", "causal")
+
+
+def masked(kind: str, shape: Shape, seed: int = 0) -> dict[str, Any]:
+    """Return the arguments of a kind of mask; the last of several queries may attend to nothing."""
+    rng = np.random.default_rng([seed, *shape.logits])
+    if kind == "bool":
+        allowed = rng.random(shape.logits) < 0.6
+        allowed[..., 0, 0] = True
+        allowed[..., -1, :] &= shape.logits[-2] == 1
+        return {"mask": allowed[..., 0, :] if shape.queries is None else allowed}
+    if kind == "float":
+        added = rng.standard_normal(shape.logits)
+        added[..., 0] = -np.inf
+        return {"mask": added[..., 0, :] if shape.queries is None else added}
+    return {"is_causal": True} if kind == "causal" else {}
+
+
+# ---- errors
+
+
+def logit_error(got: Array, want: Array) -> float:
+    """Return the largest error relative to the largest logit of its row; infinity where -inf is not in its places.
+
+    Not element by element: where a product cancels to about 0, its own digits mean nothing.
+    """
+    open_ = np.isfinite(want)
+    if got.shape != want.shape or not np.array_equal(open_, np.isfinite(got)) or not (got[~open_] == -np.inf).all():
+        return float("inf")
+    return _worst(np.where(open_, got, 0.0), np.where(open_, want, 0.0))
+
+
+def weight_error(got: Array, want: Array) -> float:
+    """Return the largest error of a weight relative to itself; of those below 1e-30, relative to 1e-30."""
+    if got.shape != want.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.max(np.abs(got - want) / np.maximum(want, 1e-30), initial=0.0))
+
+
+def output_error(got: Array, want: Array) -> float:
+    """Return the largest error relative to the largest value of its row: weighted values cancel as products do."""
+    if got.shape != want.shape or not np.isfinite(got).all():
+        return float("inf")
+    return _worst(got, want)
+
+
+def _worst(got: Array, want: Array) -> float:
+    scale = np.abs(want).max(axis=-1, keepdims=True)
+    return float(np.max(np.abs(got - want) / np.where(scale > 0.0, scale, 1.0), initial=0.0))
+
+
+# ---- checks
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something to be true on this machine.
+
+    Parameters
+    ----------
+    suite, name : str
+    error : callable
+        () -> float, a relative error.
+    limit : float
+        What it may be.
+    """
+
+    suite: str
+    name: str
+    error: Callable[[], float]
+    limit: float = LIMIT
+
+
+class Outcome(NamedTuple):
+    """What a check found: its error, or what it raised."""
+
+    check: Check
+    error: float
+    seconds: float
+    raised: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its limit."""
+        return self.error <= self.check.limit
+
+
+def run(check: Check) -> Outcome:
+    """Run one check; what it raises is a failure like any other."""
+    started, raised = time.perf_counter(), None
+    try:
+        error = check.error()
+    except Exception as problem:  # noqa: BLE001 - a self-test reports whatever is wrong
+        error, raised = float("inf"), f"{type(problem).__name__}: {problem}"
+    return Outcome(check, error, time.perf_counter() - started, raised)
+
+
+def made(setting: Setting) -> tuple[Attention, dict[str, Any]]:
+    """Return the mechanism of a setting, and all its options."""
+    row, options = resolve(setting.name, setting.options)
+    return row.mechanism(options), options
+
+
+def truth(setting: Setting, q: Array, k: Array, v: Array, **mask: Any) -> reference.Truth:
+    """Return the float64 truth of a setting, in the precision of the given arrays' values."""
+    mechanism, options = made(setting)
+    return reference.truth(setting.name, q, k, v, **mask, **{**options, "own": mechanism.parameters()})
+
+
+def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, **mask: Any) -> float:
+    """Return the worst error of what the mechanism gives: logits, weights and output."""
+    mechanism, _ = made(setting)
+    output, weights, _ = mechanism.forward(q, k, v, need_weights=True, **mask)
+    assert weights is not None
+    return max(
+        logit_error(mechanism.logits(q, k, **mask), want.logits),
+        weight_error(mechanism.weights(q, k, **mask), want.weights),
+        weight_error(weights, want.weights),
+        output_error(output, want.output),
+    )
+
+
+def error_of_functions(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, mask: Any = None) -> float:
+    """Return the worst error of what the functional API gives."""
+    options = dict(setting.options)
+    return max(
+        logit_error(functional.attention_logits(q, k, setting.name, mask=mask, **options), want.logits),
+        weight_error(functional.attention_scores(q, k, setting.name, mask=mask, **options), want.weights),
+        output_error(functional.attention(q, k, v, setting.name, mask=mask, **options), want.output),
+    )
+
+
+def checks(suite: str = "all") -> list[Check]:
+    """List the checks of a suite.
+
+    Raises
+    ------
+    InvalidConfigError
+        Unknown suite; the known ones are listed.
+    """
+    as_choice(suite, "suite", ("all", *SUITES))
+    return [check for check in _all() if suite in ("all", check.suite)]
+
+
+def _all() -> Iterator[Check]:
+    yield Check("standard", "softmax", _softmax)
+    for setting in SETTINGS:
+        for kind in MASKS:
+            yield Check(setting.suite, f"{setting}, mask {kind}", lambda s=setting, m=kind: _grid(s, m))
+        yield Check(setting.suite, f"{setting}, float64", lambda s=setting: _float64(s), LIMIT64)
+        yield Check(setting.suite, f"{setting}, weights sum to 1", lambda s=setting: _sums(s))
+        yield Check(setting.suite, f"{setting}, later keys unseen", lambda s=setting: _causal(s), 0.0)
+
+
+def _softmax() -> float:
+    logits = np.concatenate([np.linspace(-30.0, 5.0, 97), [-np.inf]])
+    return weight_error(functional.softmax(logits), reference.softmax(logits))
+
+
+def _grid(setting: Setting, kind: str) -> float:
+    """Return the worst error over all shapes, by mechanism and by function."""
+    worst = 0.0
+    for shape in SHAPES:
+        q, k, v = draw(setting, shape)
+        mask = masked(kind, shape)
+        want = truth(setting, q, k, v, **mask)
+        worst = max(worst, error_of_class(setting, q, k, v, want, **mask))
+        if kind != "causal":
+            worst = max(worst, error_of_functions(setting, q, k, v, want, **mask))
+    return worst
+
+
+def _float64(setting: Setting) -> float:
+    q, k, v = draw(setting, SHAPES[2], np.float64)
+    return error_of_class(setting, q, k, v, truth(setting, q, k, v))
+
+
+def _sums(setting: Setting) -> float:
+    """Return by how much weights miss a sum of 1, or of 0 where nothing may be attended."""
+    worst = 0.0
+    for shape in SHAPES:
+        q, k, _ = draw(setting, shape)
+        mask = masked("bool", shape)
+        total = functional.attention_scores(q, k, setting.name, **mask, **dict(setting.options)).sum(axis=-1)
+        worst = max(worst, float(np.abs(total - mask["mask"].any(axis=-1)).max()))
+    return worst
+
+
+def _causal(setting: Setting) -> float:
+    """Return by how much outputs change with keys and values that come later: not a bit."""
+    mechanism, _ = made(setting)
+    q, k, v = draw(setting, SHAPES[2])
+    half = q.shape[-2] // 2
+    want = mechanism.forward(q, k, v, is_causal=True).output[:half]
+    k[half:], v[half:] = k[half:][::-1].copy(), v[half:][::-1].copy()
+    got = mechanism.forward(q, k, v, is_causal=True).output[:half]
+    return 0.0 if got.tobytes() == want.tobytes() else float("inf")
+
+
+def untested(settings: Sequence[Setting] = SETTINGS) -> list[str]:
+    """List the types of the registry that no setting has."""
+    return [name for name in REGISTRY if name not in {setting.name for setting in settings}]
