@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnbridge import kernels
+from attnbridge.reference import TYPES as TYPES  # that of the attention types is installed, for `attnbridge test`
+from attnbridge.reference import truth as truth
 
 Array = np.ndarray[Any, Any]
 

@@ -1,0 +1,549 @@
+"""Every attention type: against its float64 formula, what all of them promise, and what each option does."""
+
+import inspect
+
+import numpy as np
+import pytest
+from reference import TYPES
+
+import attnbridge as ab
+from attnbridge import mechanisms, selftest
+from attnbridge.mechanisms.base import Attention
+from attnbridge.scoring import REGISTRY, resolve
+from attnbridge.selftest import LIMIT, SETTINGS, Setting, Shape, draw, error_of_class, error_of_functions, masked
+
+MAX32 = float(np.finfo(np.float32).max)
+
+# (d,), (L, d), (B, L, d), (B, H, L, d); prime sizes; one key, one query; as many queries as keys; more than a tile.
+GRID = (
+    Shape((), None, 1, 2, 3),
+    Shape((), None, 13, 7, 5),
+    Shape((), 1, 1, 3, 2),
+    Shape((), 5, 2, 13, 7),
+    Shape((), 13, 13, 11, 3),
+    Shape((2,), 1, 5, 3, 7),
+    Shape((3,), 7, 11, 5, 2),
+    Shape((2, 3), 5, 7, 2, 11),
+    Shape((2,), 67, 131, 31, 5),
+    Shape((), 131, 263, 17, 3),
+)
+
+each_setting = pytest.mark.parametrize("setting", SETTINGS, ids=str)
+
+
+def mechanism(setting):
+    return selftest.made(setting)[0]
+
+
+def test_every_type_has_a_formula_and_a_setting():
+    assert set(TYPES) == set(REGISTRY)
+    assert selftest.untested() == []
+
+
+# ---- against the formulas
+
+
+@each_setting
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("kind", selftest.MASKS)
+def test_grid(setting, dtype, kind):
+    for shape in GRID:
+        q, k, v = draw(setting, shape, dtype, seed=1)
+        mask = masked(kind, shape, seed=1)
+        want = selftest.truth(setting, q, k, v, **mask)
+        limit = LIMIT if dtype == np.float32 else selftest.LIMIT64
+        error = error_of_class(setting, q, k, v, want, **mask)
+        assert error <= limit, f"{shape}: {error:.2e}"
+        if kind != "causal":
+            error = error_of_functions(setting, q, k, v, want, **mask)
+            assert error <= limit, f"functions, {shape}: {error:.2e}"
+
+
+@each_setting
+def test_masks_together(setting):
+    """Causal with a boolean mask and with a float one; a mask of one row for all, and one of a column."""
+    for shape in (shape for shape in GRID if shape.queries is not None):
+        q, k, v = draw(setting, shape)
+        allowed = masked("bool", shape, seed=2)["mask"]
+        for mask in (
+            {"mask": allowed, "is_causal": True},
+            {**masked("float", shape, seed=2), "is_causal": True},
+            {"mask": allowed[..., :1, :]},
+            {"mask": allowed[(0,) * len(shape.lead)][0]},
+            {"mask": np.arange(shape.queries)[:, None] % 2 == 0},
+            {"mask": np.float32(0.5)},
+        ):
+            want = selftest.truth(setting, q, k, v, **mask)
+            error = error_of_class(setting, q, k, v, want, **mask)
+            assert error <= LIMIT, f"{shape}, {mask}: {error:.2e}"
+
+
+def forms(array):
+    """Return an array in the forms in which a caller may have it, its values as they were."""
+    wide = np.empty((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+    wide[..., ::2] = array
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    return {
+        "float16": array.astype(np.float16),
+        "float32": array,
+        "float64": array.astype(np.float64),
+        "list": array.tolist(),
+        "strided": wide[..., ::2],
+        "fortran": np.asfortranarray(array),
+        "reversed": np.ascontiguousarray(array[::-1])[::-1],
+        "read-only": frozen,
+    }
+
+
+@each_setting
+def test_forms_of_the_same_numbers(setting):
+    shape = Shape((2,), 5, 11, 7, 3)
+    arrays = [np.round(array * 256) / 256 for array in draw(setting, shape)]  # what float16 holds too
+    want = selftest.truth(setting, *arrays)
+    given = [forms(array) for array in arrays]
+    for name in given[0]:
+        own = [form[name] for form in given]
+        error = max(error_of_class(setting, *own, want), error_of_functions(setting, *own, want))
+        assert error <= LIMIT, f"{name}: {error:.2e}"
+        dtype = np.float64 if name == "float64" else np.float32
+        assert ab.attention(*own, setting.name, **setting.options).dtype == dtype, name
+
+
+@each_setting
+def test_whole_numbers(setting):
+    if setting.name == "poincare":  # a ball so large that whole numbers lie in it
+        setting = Setting("poincare", "geometric", {**setting.options, "curvature": -1e-4})
+    rng = np.random.default_rng(3)
+    shapes = ((3, 7 * setting.heads), (5, 7 * setting.heads), (5, 2 * setting.heads))
+    arrays = [rng.integers(-3, 4, shape) for shape in shapes]
+    want = selftest.truth(setting, *arrays)
+    assert error_of_functions(setting, *arrays, want) <= LIMIT
+    assert error_of_class(setting, *arrays, want) <= LIMIT
+
+
+# ---- what all of them promise
+
+
+@each_setting
+def test_weights_sum_to_one_over_what_may_be_attended(setting):
+    for shape in GRID:
+        q, k, _ = draw(setting, shape)
+        allowed = masked("bool", shape)["mask"]
+        weights = mechanism(setting).weights(q, k, mask=allowed)
+        np.testing.assert_allclose(weights.sum(axis=-1), allowed.any(axis=-1), atol=1e-5)
+        assert ((weights >= 0.0) & (weights <= 1.0)).all()
+        assert (weights[~allowed] == 0.0).all()
+
+
+@each_setting
+def test_permuting_keys_permutes_weights(setting):
+    if REGISTRY[setting.name].build_space is None or setting.options.get("pattern", "top_k") != "top_k":
+        pytest.skip("its logits depend on where a key stands")
+    for shape in GRID:
+        q, k, v = draw(setting, shape)
+        order = np.random.default_rng(5).permutation(shape.keys)
+        own = mechanism(setting)
+        k[..., 2:3, :] = k[..., 2:3, :] * 0.9  # no duplicates, between which a choice may go by place
+        output, weights, _ = own.forward(q, k, v, need_weights=True)
+        shuffled = own.forward(q, k[..., order, :], v[..., order, :], need_weights=True)
+        np.testing.assert_allclose(shuffled.weights, weights[..., order], rtol=1e-5, atol=1e-30)
+        assert selftest.output_error(shuffled.output, output.astype(float)) <= LIMIT
+
+
+@each_setting
+def test_a_batch_is_a_loop_to_the_bit(setting):
+    own = mechanism(setting)
+    for shape in (shape for shape in GRID if shape.lead):
+        q, k, v = draw(setting, shape)
+        together = own.forward(q, k, v, need_weights=True)
+        logits = own.logits(q, k)
+        for i in np.ndindex(shape.lead):
+            alone = own.forward(q[i], k[i], v[i], need_weights=True)
+            assert alone.output.tobytes() == together.output[i].tobytes()
+            assert alone.weights.tobytes() == together.weights[i].tobytes()
+            assert own.logits(q[i], k[i]).tobytes() == logits[i].tobytes()
+
+
+@each_setting
+def test_leading_axes_are_broadcast(setting):
+    own = mechanism(setting)
+    q, k, v = draw(setting, Shape((2, 3), 5, 7, 11, 2))
+    want = own.forward(q, np.broadcast_to(k[:1], k.shape), np.broadcast_to(v[0, 0], v.shape)).output
+    got = own.forward(q, k[:1], v[0, 0]).output
+    assert got.tobytes() == want.tobytes()
+
+
+@each_setting
+def test_causal_never_looks_ahead(setting):
+    """Later keys and values are changed, and no bit of an earlier output or weight changes."""
+    own = mechanism(setting)
+    for shape in (Shape((), 13, 13, 7, 3), Shape((2,), 7, 11, 5, 2), Shape((), 67, 67, 31, 5)):
+        q, k, v = draw(setting, shape)
+        want = own.forward(q, k, v, is_causal=True, need_weights=True)
+        for cut in (1, shape.queries // 2, shape.queries - 1):
+            later_k, later_v = k.copy(), v.copy()
+            later_k[..., cut:, :] = k[..., cut:, :][..., ::-1, :] * np.float32(0.5)
+            later_v[..., cut:, :] = v[..., cut:, :][..., ::-1, :] * np.float32(0.5)
+            got = own.forward(q, later_k, later_v, is_causal=True, need_weights=True)
+            assert got.output[..., :cut, :].tobytes() == want.output[..., :cut, :].tobytes()
+            assert got.weights[..., :cut, :].tobytes() == want.weights[..., :cut, :].tobytes()
+            assert (got.weights[..., :cut, cut:] == 0.0).all()
+            assert (got.output[..., cut:, :] != want.output[..., cut:, :]).any()
+
+
+@each_setting
+def test_nothing_to_attend_to_gives_zeros(setting):
+    for shape in GRID:
+        q, k, v = draw(setting, shape)
+        logits = (shape.keys,) if shape.queries is None else shape.logits
+        for mask in (np.zeros(logits, bool), np.full(logits, -np.inf)):
+            output, weights, context = mechanism(setting).forward(
+                q, k, v, mask=mask, need_weights=True, need_context=True
+            )
+            assert not output.any()
+            assert not weights.any()
+            assert (context.logsumexp == -np.inf).all()
+            assert (mechanism(setting).logits(q, k, mask=mask) == -np.inf).all()
+
+
+@each_setting
+def test_one_key_has_all_the_weight(setting):
+    q, k, v = draw(setting, Shape((2,), 3, 1, 5, 7))
+    output, weights, _ = mechanism(setting).forward(q, k, v, need_weights=True)
+    assert (weights == 1.0).all()
+    np.testing.assert_allclose(output, np.broadcast_to(v, output.shape), rtol=1e-5)
+
+
+@each_setting
+def test_inputs_stay_as_they_are(setting):
+    arrays = [*draw(setting, Shape((2,), 5, 7, 3, 2), np.float64), np.zeros((5, 7))]
+    before = [array.tobytes() for array in arrays]
+    output, weights, context = mechanism(setting).forward(*arrays, need_weights=True, need_context=True)
+    assert [array.tobytes() for array in arrays] == before
+    assert not any(np.shares_memory(made, array) for made in (output, weights) for array in arrays)
+    assert context.logsumexp.shape == (2, 5)
+
+
+@each_setting
+def test_a_mechanism_is_made_again_from_its_config(setting):
+    own = mechanism(setting)
+    again = type(own)(**own.config)
+    assert again.config == own.config
+    q, k, v = draw(setting, Shape((), 5, 7, 3, 2))
+    if own.parameters():
+        again.set_parameters(own.parameters())
+    assert again.forward(q, k, v).output.tobytes() == own.forward(q, k, v).output.tobytes()
+
+
+def test_all_equal_huge_logits_are_uniform():
+    for setting in (setting for setting in SETTINGS if setting.name in DOT_FAMILY):
+        huge = np.full((5, 7 * setting.heads), 1e15, np.float32)
+        weights = mechanism(setting).weights(huge[:3], huge)
+        np.testing.assert_allclose(weights, np.where(weights > 0.0, 1.0 / (weights > 0.0).sum(axis=1)[:, None], 0.0))
+        assert (weights > 0.0).any(axis=1).all()
+
+
+# Types whose logits are products of the given numbers.
+DOT_FAMILY = ("scaled_dot", "flash_v2", "multi_head", "sparse", "sliding", "cross")
+
+
+def test_half_of_the_largest_float32_is_finite_in_the_dot_product_family():
+    for setting in (setting for setting in SETTINGS if setting.name in DOT_FAMILY):
+        rng = np.random.default_rng(9)
+        signs = [rng.choice([-1.0, 1.0], (rows, width * setting.heads)) for rows, width in ((3, 5), (7, 5), (7, 2))]
+        q, k, v = (np.asarray(MAX32 / 2 * sign, np.float32) for sign in signs)
+        want = selftest.truth(setting, q, k, v)
+        assert error_of_class(setting, q, k, v, want) <= LIMIT, setting
+        assert error_of_functions(setting, q, k, v, want) <= LIMIT, setting
+
+
+# ---- every option does something
+
+
+class Change:
+    """An option's other value, and what to call that it shows in.
+
+    Parameters
+    ----------
+    value : object
+    base : dict
+        The options beside it.
+    call : dict
+        Arguments of `forward`.
+    heads : int
+        What dimensions must be a multiple of.
+    """
+
+    def __init__(self, value, base=None, call=None, heads=1):
+        self.value, self.base, self.call, self.heads = value, base or {}, call or {}, heads
+
+
+OPTIONS = {
+    ("scaled_dot", "scale"): Change(2.0),
+    ("poincare", "temperature"): Change(0.3),
+    ("poincare", "curvature"): Change(-0.5),
+    ("poincare", "map"): Change("expmap0"),
+}
+
+TRAINING = {"training": True, "seed": 5}
+
+# Mechanism class -> argument of its constructor -> what shows it.
+ARGUMENTS = {
+    "ScaledDotProductAttention": {
+        "scale": Change(2.0),
+        "dropout": Change(0.5, call=TRAINING),
+        "causal": Change(True),
+    },
+    "HyperbolicAttention": {
+        "curvature": Change(-0.5),
+        "temperature": Change(0.3),
+        "map": Change("expmap0"),
+        "dropout": Change(0.5, call=TRAINING),
+        "causal": Change(True),
+    },
+}
+
+
+def classes():
+    """Return the mechanism classes by name."""
+    found = {name: getattr(mechanisms, name) for name in mechanisms.__all__}
+    return {
+        name: thing
+        for name, thing in found.items()
+        if isinstance(thing, type) and issubclass(thing, Attention) and not inspect.isabstract(thing)
+    }
+
+
+def test_the_tables_list_every_option_and_every_argument():
+    assert set(OPTIONS) == {(row.name, option) for row in REGISTRY.values() for option in row.options}
+    assert set(ARGUMENTS) == set(classes())
+    for name, thing in classes().items():
+        assert list(ARGUMENTS[name]) == list(inspect.signature(thing).parameters), name
+
+
+def given(name, heads):
+    return draw(Setting(name, "", {}, heads), Shape((), 11, 13, 7, 3))
+
+
+def same(one, other):
+    return all(a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda part: part)
+def test_every_option_changes_the_result(name, option):
+    change = OPTIONS[name, option]
+    q, k, v = given(name, change.heads)
+
+    def results(options):
+        return (
+            ab.attention_scores(q, k, name, **options),
+            ab.attention(q, k, v, name, **options),
+        )
+
+    before = results(change.base)
+    assert option not in change.base or change.base[option] != change.value
+    assert not same(results({**change.base, option: change.value}), before)
+    default = REGISTRY[name].options[option].default
+    if option not in change.base:  # what is left out is the default that is listed
+        assert all((a == b).all() for a, b in zip(results({**change.base, option: default}), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [(name, argument) for name, row in ARGUMENTS.items() for argument in row]
+)
+def test_every_argument_changes_the_result(name, argument):
+    change, thing = ARGUMENTS[name][argument], classes()[name]
+    arrays = given(thing.name, change.heads)
+    before = thing(**change.base).forward(*arrays, **change.call).output
+    changed = thing(**{**change.base, argument: change.value})
+    assert not same([changed.forward(*arrays, **change.call).output], [before])
+    assert changed.config[argument] == change.value
+    assert repr(change.value) in repr(changed)
+
+
+@each_setting
+def test_every_argument_of_forward_does_what_it_says(setting):
+    own = mechanism(setting)
+    q, k, v = draw(setting, Shape((), 11, 13, 7, 3))
+    plain = own.forward(q, k, v)
+    assert plain.weights is None
+    assert plain.context is None
+    asked = own.forward(q, k, v, need_weights=True, need_context=True)
+    assert asked.output.tobytes() == plain.output.tobytes()
+    assert asked.weights.tobytes() == own.weights(q, k).tobytes()
+    context = asked.context
+    assert (context.mask, context.is_causal) == (None, False)
+    for kept, array in zip((context.query, context.key, context.value), (q, k, v), strict=True):
+        assert kept.tobytes() == array.tobytes()
+    allowed = masked("bool", Shape((), 11, 13, 7, 3))["mask"]
+    assert not same([own.forward(q, k, v, mask=allowed).output], [plain.output])
+    causal = own.forward(q, k, v, is_causal=True, need_context=True)
+    assert not same([causal.output], [plain.output])
+    assert causal.context.is_causal
+    # Without dropout training changes nothing, with it the seed decides.
+    assert own.forward(q, k, v, training=True, seed=1).output.tobytes() == plain.output.tobytes()
+
+
+@pytest.mark.parametrize("name", [name for name, row in ARGUMENTS.items() if "dropout" in row])
+def test_dropout_is_drawn_from_the_seed(name):
+    change, thing = ARGUMENTS[name]["dropout"], classes()[name]
+    arrays = given(thing.name, change.heads)
+    own = thing(**{**change.base, "dropout": 0.5})
+    one, again, other = (own.forward(*arrays, need_weights=True, training=True, seed=seed) for seed in (1, 1, 2))
+    assert one.output.tobytes() == again.output.tobytes()
+    assert one.weights.tobytes() == again.weights.tobytes()
+    assert (one.output != other.output).any()
+    whole = own.forward(*arrays, need_weights=True).weights
+    kept = one.weights > 0.0
+    np.testing.assert_allclose(one.weights[kept], 2.0 * whole[kept], rtol=1e-5)
+    assert 0.25 < kept.mean() / (whole > 0.0).mean() < 0.75
+    # Each weight is kept with probability 1/2 at twice its size: the mean over many draws is the weight.
+    draws = [own.forward(*arrays, training=True, seed=seed).output for seed in range(400)]
+    plain = own.forward(*arrays).output
+    spread = np.std(draws, axis=0) / 20.0
+    assert (np.abs(np.mean(draws, axis=0) - plain) < 5.0 * spread + 1e-5).all()
+
+
+# ---- what is refused (Must show 6; that of the functional API's arguments stands in test_functional.py)
+
+
+def of(thing, *args, **options):
+    return lambda: thing(*args, **options)
+
+
+def rows(count, dim):
+    return np.ones((count, dim), np.float32)
+
+
+def with_nan(count, dim, row):
+    array = rows(count, dim)
+    array[row, -1] = np.nan
+    return array
+
+
+REFUSED = [
+    (
+        of(ab.ScaledDotProductAttention().forward, rows(2, 768), rows(3, 384), rows(3, 384)),
+        ab.DimensionMismatchError,
+        "Query and key dimensions must match: 768 vs 384; give both the same last axis",
+    ),
+    (
+        of(ab.AttentionConfig, d_model=768, num_heads=5),
+        ab.DimensionMismatchError,
+        "d_model 768 must be divisible by num_heads 5; 4 would do",
+    ),
+    (
+        of(ab.ScaledDotProductAttention, dropout=1.0),
+        ab.InvalidConfigError,
+        "dropout must be in [0, 1), got 1.0; 1.0 would drop everything",
+    ),
+    (
+        of(ab.HyperbolicAttention, dropout=-0.1),
+        ab.InvalidConfigError,
+        "dropout must be a finite number >= 0, got -0.1",
+    ),
+    (of(ab.AttentionConfig, eps=0.0), ab.InvalidConfigError, "eps must be a finite number > 0, got 0.0"),
+    (of(ab.AttentionConfig, eps=-1e-6), ab.InvalidConfigError, "eps must be a finite number > 0, got -1e-06"),
+    (
+        of(ab.SparseAttentionConfig, local_window=0),
+        ab.InvalidConfigError,
+        "local_window must be a whole number >= 1, got 0",
+    ),
+    (
+        of(ab.SparseAttentionConfig, block_size=-4),
+        ab.InvalidConfigError,
+        "block_size must be a whole number >= 1, got -4",
+    ),
+    (
+        of(ab.HyperbolicAttention, 0.0),
+        ab.InvalidConfigError,
+        "curvature must be a finite number >= -1e+06, at most -1e-06, got 0.0",
+    ),
+    (
+        of(ab.HyperbolicAttention, 1.0),
+        ab.InvalidConfigError,
+        "curvature must be a finite number >= -1e+06, at most -1e-06, got 1.0",
+    ),
+    (
+        of(ab.HyperbolicAttention, temperature=0),
+        ab.InvalidConfigError,
+        "temperature must be a finite number > 0, got 0",
+    ),
+    (
+        of(ab.attention_scores, [0.5, 0.0], [[0.0, 0.5], [3.0, 4.0]], "poincare"),
+        ab.InvalidInputError,
+        "keys must lie inside the ball of radius 1 (curvature -1): row 1 has length 5; map='expmap0' takes tangent "
+        "vectors into it, HyperbolicSpace.project moves points back inside",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED, ids=[message[:40] for _, _, message in REFUSED])
+def test_refused(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+    assert isinstance(caught.value, ab.AttentionError)
+
+
+@each_setting
+def test_every_type_refuses_what_no_type_takes(setting):
+    """The same words from every mechanism."""
+    own = mechanism(setting)
+    q, k, v = draw(setting, Shape((), 5, 7, 3, 2))
+    bad_key, bad_value = k.copy(), v.copy()
+    bad_key[4, 0], bad_value[6, 1] = np.nan, np.inf
+    bad_query = q.copy()
+    bad_query[2, 1] = -np.inf
+    wide = np.zeros((7, k.shape[1] * 2), np.float32)
+    remedy = "; drop it, or replace it with np.nan_to_num"
+    for call, error, message in (
+        (of(own.forward, q, wide, v), ab.DimensionMismatchError, f"must match: {q.shape[1]} vs {wide.shape[1]}"),
+        (of(own.logits, q, wide), ab.DimensionMismatchError, f"must match: {q.shape[1]} vs {wide.shape[1]}"),
+        (of(own.forward, q[:, :0], k, v), ab.DimensionMismatchError, "query must not be empty"),
+        (of(own.forward, q, k[:0], v[:0]), ab.InvalidInputError, "key must not be empty: attention needs"),
+        (of(own.weights, q, k[:0]), ab.InvalidInputError, "key must not be empty: attention needs at least one key"),
+        (of(own.forward, q, k, v[:6]), ab.DimensionMismatchError, "value must have a row for each of 7 keys, got 6"),
+        (
+            of(own.forward, bad_query, k, v),
+            ab.InvalidInputError,
+            f"query must be finite: row 2, column 1 is -inf{remedy}",
+        ),
+        (of(own.forward, q, bad_key, v), ab.InvalidInputError, f"key must be finite: row 4, column 0 is nan{remedy}"),
+        (of(own.weights, q, bad_key), ab.InvalidInputError, f"key must be finite: row 4, column 0 is nan{remedy}"),
+        (of(own.logits, q, bad_key), ab.InvalidInputError, f"key must be finite: row 4, column 0 is nan{remedy}"),
+        (
+            of(own.forward, q, k, bad_value),
+            ab.InvalidInputError,
+            f"value must be finite: row 6, column 1 is inf{remedy}",
+        ),
+        (of(own.forward, q, k, v, np.ones((5, 6), bool)), ab.InvalidMaskError, "got shape (5, 6)"),
+        (of(own.forward, q, k, v, np.ones((5, 7), int)), ab.InvalidMaskError, "mask must be boolean (True attends)"),
+        (of(own.forward, q, k, v, np.full((5, 7), np.nan)), ab.InvalidMaskError, "mask must be finite or -inf"),
+        (of(own.forward, q, k, v, is_causal=1), ab.InvalidConfigError, "is_causal must be True or False, got 1"),
+        (of(own.forward, q, k, v, training=1), ab.InvalidConfigError, "training must be True or False, got 1"),
+        (of(own.forward, q, k, v, need_weights=1), ab.InvalidConfigError, "need_weights must be True or False, got 1"),
+        (of(own.forward, q, k, v, need_context=1), ab.InvalidConfigError, "need_context must be True or False, got 1"),
+        (of(own.forward, q, k, v, training=True, seed=-1), ab.InvalidConfigError, "seed must be a whole number >= 0"),
+        (
+            of(ab.attention, q, k, v, setting.name, max_keys=6, **setting.options),
+            ab.InputTooLargeError,
+            "keys must be at most max_keys = 6 rows, got 7; pass max_keys=7 to allow it",
+        ),
+        (
+            of(ab.attention, q, k, v, setting.name, nonsense=1),
+            ab.InvalidConfigError,
+            f"{setting.name} has no option 'nonsense'; its options are: ",
+        ),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_no_option_takes_just_anything(name):
+    for option in REGISTRY[name].options:
+        with pytest.raises(ab.AttentionError, match=option):
+            resolve(name, {option: object()})
