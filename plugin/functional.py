@@ -172,14 +172,16 @@ def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **
     11.0
     """
     row, checked = resolve(attention_type, options)
-    if not row.pairwise:
+    if not row.is_pairwise(checked):
         raise InvalidConfigError(
             f"attention_type must be pairwise for the score of a pair, got {row.name!r}, whose logit of a pair depends "
             "on the other keys; attention_logits gives it among them"
         )
+    mechanism = row.mechanism(checked)
+    if row.token_logits is not None:
+        return float(mechanism._masked_logits(mechanism._check(query, [key], None, None, False)).item())
     q = as_vector(query, "query", keep_float64=True)
     k = as_vector(key, "key", keep_float64=True)
-    mechanism = row.mechanism(checked)
     return float(mechanism._masked_logits(mechanism._check(q, k[None], None, None, False))[0, 0, 0])
 
 

@@ -2,6 +2,7 @@
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
+from attnbridge.mechanisms.multi_head import MultiHeadAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     "AttentionContext",
     "AttentionOutput",
     "HyperbolicAttention",
+    "MultiHeadAttention",
     "ScaledDotProductAttention",
 ]
