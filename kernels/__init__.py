@@ -8,7 +8,9 @@ by ``attnbridge.threads``, one floor up.
 from attnbridge.kernels.codes import project, to_int8
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
+from attnbridge.kernels.graph import gatv2
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
+from attnbridge.kernels.linear import linear_attention
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
@@ -21,6 +23,8 @@ __all__ = [
     "drop",
     "exact_top_k",
     "exact_top_k_each",
+    "gatv2",
+    "linear_attention",
     "list_levels",
     "logsumexp",
     "maxsim",

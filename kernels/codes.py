@@ -17,10 +17,10 @@ def project(rows: Any, factors: Any, directions: Any, out: Any) -> Any:
 
     Parameters
     ----------
-    rows : (n, d) float32
+    rows : (n, d) float32 or float64
     factors : (n,) float64
-    directions : (m, d) float32, m >= 1
-    out : (n, m) float32
+    directions : (m, d) float32 or float64, m >= 1
+    out : (n, m) float32 or float64
     """
     last = directions.shape[0] - 1
     for i in range(rows.shape[0]):

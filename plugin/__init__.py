@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
+    from attnbridge.mechanisms import LinearAttention as LinearAttention
     from attnbridge.mechanisms import MultiHeadAttention as MultiHeadAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
@@ -69,6 +70,7 @@ _MECHANISMS = (
     "AttentionOutput",
     "HyperbolicAttention",
     "MultiHeadAttention",
+    "LinearAttention",
     "ScaledDotProductAttention",
 )
 

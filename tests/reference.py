@@ -238,6 +238,28 @@ def project(rows: Array, factors: Array, directions: Array, out: Array) -> None:
     out[:] = factors[:, None] * (rows.astype(np.float64) @ directions.astype(np.float64).T)
 
 
+def linear_attention(
+    query_logs: Array, key_logs: Array, value: Array, attends: Array, causal: bool, out: Array, normalizer: Array
+) -> None:
+    """Fill out and normalizer by all pairs: weights are sums over the features of exp(query + key)."""
+    logits = np.logaddexp.reduce(query_logs[:, None] + key_logs[None], axis=2)
+    logits[:, ~attends] = -np.inf
+    if causal:
+        logits[np.arange(len(key_logs)) > np.arange(len(query_logs))[:, None]] = -np.inf
+    weights = np.empty(logits.shape)
+    for i, row in enumerate(logits):
+        normalizer[i] = softmax(row, weights[i])
+    out[:] = weights @ value.astype(np.float64)
+
+
+def gatv2(
+    query: Array, keys: Array, edges: Array | None, a: Array, negative_slope: float, scale: float, out: Array
+) -> None:
+    """Fill out with scale * a . LeakyReLU(query + key + edge)."""
+    hidden = query.astype(np.float64) + keys + (0.0 if edges is None else edges)
+    out[:] = scale * np.where(hidden < 0.0, negative_slope * hidden, hidden) @ a.astype(np.float64)
+
+
 def to_int8(rows: Array, codes: Array, steps: Array) -> None:
     """Fill codes with the rows over their steps, rounded, and steps with the 127th of the largest value."""
     for i, row in enumerate(rows.astype(np.float64)):
@@ -528,8 +550,25 @@ def _list_levels(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
 
 
 def _project(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
-    directions = (rng.standard_normal((case.b, case.d)) * case.d**-0.5).astype(np.float32)
-    return _gaussian(rng, case), 2.0 * rng.random(case.n), directions, np.empty((case.n, case.b), np.float32)
+    directions = (rng.standard_normal((case.b, case.d)) * case.d**-0.5).astype(_precision(case))
+    return _gaussian(rng, case), 2.0 * rng.random(case.n), directions, np.empty((case.n, case.b), _precision(case))
+
+
+def _linear_attention(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """More queries than keys and fewer; features far apart; the first key attended by none, once all of them."""
+    features, queries = case.d % 23 + 1, (case.n + 2) % 13 + 1
+    spread = 10.0 ** rng.integers(-1, 3)
+    query_logs, key_logs = (spread * rng.standard_normal((count, features)) for count in (queries, case.n))
+    attends = rng.random(case.n) < 0.7
+    attends[0] = False
+    value = rng.standard_normal((case.n, case.b)).astype(case.kind)
+    return query_logs, key_logs, value, attends, case.gathered, np.empty((queries, case.b)), np.empty(queries)
+
+
+def _gatv2(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    edges = _gaussian(rng, case) if case.gathered else None
+    query, a = (rng.standard_normal(case.d).astype(_precision(case)) for _ in range(2))
+    return query, _gaussian(rng, case), edges, a, 0.2, case.d**-0.5, np.empty(case.n)
 
 
 def _to_int8(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
@@ -569,7 +608,11 @@ KERNELS = {
     ),
     "true_rows": Kernel(kernels.true_rows, true_rows, _true_rows, kinds=("float32",), gathers=True),
     "list_levels": Kernel(kernels.list_levels, list_levels, _list_levels, kinds=("float32",), gathers=True),
-    "project": Kernel(kernels.project, project, _project, kinds=("float32",), float32=True),
+    "project": Kernel(kernels.project, project, _project, kinds=("float32", "float64"), float32=True),
+    "linear_attention": Kernel(
+        kernels.linear_attention, linear_attention, _linear_attention, kinds=("float32", "float64"), gathers=True
+    ),
+    "gatv2": Kernel(kernels.gatv2, gatv2, _gatv2, kinds=("float32", "float64"), gathers=True, float32=True),
     "to_int8": Kernel(kernels.to_int8, to_int8, _to_int8, kinds=("float32",)),
     "exact_top_k_each": Kernel(
         kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True, difference=True

@@ -2,6 +2,7 @@
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
+from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.multi_head import MultiHeadAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 
@@ -10,6 +11,7 @@ __all__ = [
     "AttentionContext",
     "AttentionOutput",
     "HyperbolicAttention",
+    "LinearAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",
 ]

@@ -1,0 +1,330 @@
+"""Linear attention: weights are products of positive features, so that keys can be summed before a query comes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge import kernels
+from attnbridge.config import AttentionConfig
+from attnbridge.errors import InputTooLargeError, InvalidConfigError, InvalidInputError
+from attnbridge.masks import DenseMask
+from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention
+from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, gathered, optional, positive
+from attnbridge.metric import Keys, squares
+from attnbridge.validation import as_bool, as_choice, as_count, as_number
+
+Features = npt.NDArray[np.float64]
+FEATURE_MAPS = ("elu", "favor")
+_NUM_FEATURES, _SEED = 256, 0
+
+# A product of features below this has lost digits, or all of itself, to the smallest float64.
+_SMALLEST = 1e-200
+
+
+@lru_cache(maxsize=8)
+def orthogonal_directions(dim: int, num_features: int, seed: int) -> npt.NDArray[np.float64]:
+    """Return random directions (num_features, dim), orthogonal in blocks of dim, each of them N(0, I).
+
+    Choromanski et al. 2021, section 2.4.
+    """
+    rng = np.random.default_rng(seed)
+    blocks = []
+    for _ in range(0, num_features, dim):
+        q, r = np.linalg.qr(rng.standard_normal((dim, dim)))
+        lengths = np.linalg.norm(rng.standard_normal((dim, dim)), axis=1)
+        blocks.append(lengths[:, None] * (q * np.sign(np.diag(r))).T)  # by the signs every rotation is as likely
+    return np.ascontiguousarray(np.concatenate(blocks)[:num_features])
+
+
+def log_features(rows: npt.NDArray[Any], options: Options, name: str) -> npt.NDArray[np.float64]:
+    """Return the logarithm of each row's features, (n, d) or (n, num_features).
+
+    In logarithms no feature is too large or too small, however long the rows.
+    """
+    favor = options["feature_map"] == "favor"
+    dim, scale = rows.shape[1], options["scale"]
+    if scale is None:
+        scale = dim**-0.5 if favor else 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = rows.astype(np.float64) * math.sqrt(scale)
+        if favor:
+            features = _setting(options, "num_features", _NUM_FEATURES)
+            directions = orthogonal_directions(dim, features, _setting(options, "seed", _SEED))
+            logs = np.empty((len(rows), features))
+            kernels.project(wide, np.ones(len(rows)), directions, logs)
+            logs -= 0.5 * (squares(wide)[:, None] + math.log(features))
+        else:
+            logs = np.where(wide < 0.0, wide, np.log1p(np.maximum(wide, 0.0)))
+    if not np.isfinite(logs).all():
+        raise InvalidInputError(f"{name} must have squared lengths within float64 (1.8e308); rescale it")
+    return logs
+
+
+def _setting(options: Options, name: str, default: int) -> int:
+    return default if options[name] is None else int(options[name])
+
+
+class _KeyFeatures:
+    """Features of keys relative to the largest of each key."""
+
+    def __init__(self, logs: npt.NDArray[np.float64]) -> None:
+        self.logs = logs
+        self.top = logs.max(axis=1)
+        self.features = np.exp(logs - self.top[:, None])
+
+    def logits(self, query: npt.NDArray[np.float64], out: Logits) -> None:
+        """Fill out (n,) with log(phi(query) . phi(key)), from the query's log-features."""
+        top = query.max()
+        kernels.dot(np.exp(query - top), 0.0, self.features, None, None, None, 1.0, out)
+        lost = np.flatnonzero(out < _SMALLEST)
+        out[lost] = 1.0
+        np.log(out, out)
+        out += top + self.top
+        for j in lost:
+            out[j] = kernels.logsumexp(query + self.logs[j])
+
+
+def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
+    asked = log_features(query[None], options, "query")[0]
+    rows = gathered(keys, ids)
+    if len(rows):
+        _KeyFeatures(log_features(rows, options, "keys")).logits(asked, out)
+
+
+LINEAR = AttentionType(
+    name="linear",
+    complexity="O(n)",
+    best_for="very long sequences (>4K)",
+    pairwise=True,
+    options={
+        "feature_map": Option("elu", lambda value, name: as_choice(value, name, FEATURE_MAPS)),
+        # Of favor: 256 and 0 where they are None.
+        "num_features": Option(None, optional(as_count)),
+        "seed": Option(None, optional(lambda value, name: as_count(value, name, least=0))),
+        # Queries and keys are multiplied by its root; None is 1 for elu, 1/sqrt(d) for favor.
+        "scale": Option(None, optional(positive)),
+    },
+    logits=_logits,
+    mechanism=lambda options: LinearAttention(**options),
+    aliases=("performer", "linear_attention"),
+)
+
+
+class LinearAttention(RegisteredAttention):
+    """phi(Q) (phi(K)^T V) over its row sums: attention in time and memory that grow with the length, not its square.
+
+    The weight of a pair is phi(q) . phi(k) over the sum of the query's. phi(x) is elu(x) + 1, or the positive
+    orthogonal random features of FAVOR+, whose products approximate exp(scale q . k): softmax attention, the more
+    features the nearer. There are no weights that dropout could drop, so that it is not offered. elu + 1 is a poor
+    ranker: keys of large components (hubs) have large products with every query.
+
+    Parameters
+    ----------
+    feature_map : {"elu", "favor"}, default "elu"
+    num_features : int, optional
+        Of favor only; by default 256.
+    seed : int, optional
+        Of favor only: what its directions are drawn from; by default 0.
+    scale : float, optional
+        phi is taken of sqrt(scale) times queries and keys; by default 1/sqrt(d) for favor, as in softmax attention, and
+        1 for elu.
+    eps : float, default 0.0
+        Added to the denominator of the weights, which then sum to a little less than 1. Denominators cannot be 0 or
+        overflow without it.
+    causal : bool, default False
+        Every call is causal.
+    max_seq_len : int, optional
+        Longer sequences are refused.
+
+    Raises
+    ------
+    InvalidConfigError
+
+    Notes
+    -----
+    Calls with boolean masks of keys, (S,) or (..., 1, S), and causal ones take linear time; under other masks, and where
+    weights are asked for, all pairs are computed.
+
+    References
+    ----------
+    Katharopoulos et al. 2020, Transformers are RNNs, equations 5 to 7; Choromanski et al. 2021, Rethinking Attention
+    with Performers, equation 5 and section 2.4.
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> attention = ab.LinearAttention()
+    >>> attention.forward([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]]).output.round(2)
+    array([14.44], dtype=float32)
+    """
+
+    name: ClassVar[str] = "linear"
+    row: ClassVar[AttentionType] = LINEAR
+
+    def __init__(
+        self,
+        feature_map: str = "elu",
+        *,
+        num_features: int | None = None,
+        seed: int | None = None,
+        scale: float | None = None,
+        eps: float = 0.0,
+        causal: bool = False,
+        max_seq_len: int | None = None,
+    ) -> None:
+        self.feature_map = as_choice(feature_map, "feature_map", FEATURE_MAPS)
+        for name, value in (("num_features", num_features), ("seed", seed)):
+            if value is not None and self.feature_map != "favor":
+                raise InvalidConfigError(f"{name} is of feature_map='favor' only, got {value!r} with {feature_map!r}")
+        self.num_features = optional(as_count)(num_features, "num_features")
+        self.seed = None if seed is None else as_count(seed, "seed", least=0)
+        self.scale = optional(positive)(scale, "scale")
+        self.eps = as_number(eps, "eps", least=0.0)
+        self.causal = as_bool(causal, "causal")
+        self.max_seq_len = optional(as_count)(max_seq_len, "max_seq_len")
+
+    @classmethod
+    def from_config(
+        cls,
+        config: AttentionConfig,
+        *,
+        feature_map: str = "elu",
+        num_features: int | None = None,
+        seed: int | None = None,
+    ) -> Self:
+        """Return a mechanism with a configuration's scale, eps, causal and max_seq_len.
+
+        Parameters
+        ----------
+        config : AttentionConfig
+        feature_map : {"elu", "favor"}, default "elu"
+        num_features : int, optional
+        seed : int, optional
+
+        Returns
+        -------
+        LinearAttention
+
+        Raises
+        ------
+        InvalidConfigError
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> ab.LinearAttention.from_config(ab.AttentionConfig(causal=True)).eps
+        1e-06
+        """
+        return cls(
+            feature_map,
+            num_features=num_features,
+            seed=seed,
+            scale=config.scale,
+            eps=config.eps,
+            causal=config.causal,
+            max_seq_len=config.max_seq_len,
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make an equal mechanism."""
+        return {**self._options(), "eps": self.eps, "causal": self.causal, "max_seq_len": self.max_seq_len}
+
+    def _options(self) -> Mapping[str, Any]:
+        return {
+            "feature_map": self.feature_map,
+            "num_features": self.num_features,
+            "seed": self.seed,
+            "scale": self.scale,
+        }
+
+    def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
+        batch = super()._check(query, key, value, mask, is_causal, **names)
+        limit_length(batch, self.max_seq_len)
+        batch.require_finite()  # the features of -inf are those of nothing at all
+        return batch
+
+    def _features(self, batch: Batch) -> Iterator[tuple[int, Features, Features, int]]:
+        """Yield each problem, its log-features of queries (L, m) and of keys (S, m), and the number of its value."""
+        options = self._options()
+        last_q = last_k = -1
+        for problem, (q, k, v) in enumerate(batch.which.tolist()):
+            if q != last_q:  # what is broadcast over problems that follow is mapped once
+                queries, last_q = log_features(batch.query[q], options, batch.names[0]), q
+            if k != last_k:
+                keys, last_k = log_features(batch.key[k], options, batch.names[1]), k
+            yield problem, queries, keys, v
+
+    def _logits(self, batch: Batch) -> Logits:
+        out = np.empty(batch.shape)
+        for problem, queries, keys, _ in self._features(batch):
+            pairs = _KeyFeatures(keys)
+            for i, query in enumerate(queries):
+                pairs.logits(query, out[problem, i])
+        return out
+
+    def _weights(self, batch: Batch, logits: Logits) -> tuple[Logits, npt.NDArray[np.float64]]:
+        weights, total = super()._weights(batch, logits)
+        share, total = self._with_eps(total)
+        weights *= share[..., None]
+        return weights, total
+
+    def _with_eps(self, total: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return what is left of weights with eps in their denominator, and the logarithm of that."""
+        if self.eps == 0.0:
+            return np.ones(total.shape), total
+        larger = np.where(total == -np.inf, total, np.logaddexp(total, math.log(self.eps)))
+        return np.exp(total - np.logaddexp(total, math.log(self.eps))), larger
+
+    def _attend(
+        self,
+        batch: Batch,
+        need_weights: bool = False,
+        need_context: bool = False,
+        training: bool = False,
+        seed: int | None = None,
+    ) -> Attended:
+        attends = _key_mask(batch)
+        if attends is None:
+            return super()._attend(batch, need_weights, need_context, training, seed)
+        self._draw(training, seed)
+        assert batch.value is not None
+        problems, count, _ = batch.shape
+        out, total = np.empty((problems, count, batch.value.shape[-1])), np.empty((problems, count))
+        for problem, queries, keys, v in self._features(batch):
+            kernels.linear_attention(
+                queries, keys, batch.value[v], attends[problem], batch.is_causal, out[problem], total[problem]
+            )
+        share, total = self._with_eps(total)
+        out *= share[..., None]
+        weights = self._all_weights(batch) if need_weights else None
+        return Attended(out.astype(batch.value.dtype, copy=False), weights, total)
+
+
+def _key_mask(batch: Batch) -> npt.NDArray[np.bool_] | None:
+    """Return which keys may be attended, (P, S), where that is one answer for all queries of a problem."""
+    problems, _, count = batch.shape
+    if batch.mask is None:
+        return np.ones((problems, count), np.bool_)
+    if not isinstance(batch.mask, DenseMask) or batch.mask.data.dtype != np.bool_:
+        return None
+    data = batch.mask.data
+    if data.ndim > 1 and data.shape[-2] > 1:
+        return None
+    rows = data[..., 0, :] if data.ndim > 1 else data
+    return np.broadcast_to(rows, (*batch.lead, count)).reshape(problems, count).copy()
+
+
+def limit_length(batch: Batch, most: int | None) -> None:
+    """Refuse more queries or keys than a sequence may have."""
+    if most is None:
+        return
+    for name, length in zip(batch.names, batch.shape[1:], strict=False):
+        if length > most:
+            raise InputTooLargeError(
+                f"{name} must be at most max_seq_len = {most} long, got {length}; raise max_seq_len, or cut it"
+            )
