@@ -115,6 +115,56 @@ def einstein_midpoint(weights: Array, points: Array, c: float) -> Array:
     return np.where(nothing, 0.0, space / np.where(nothing, 1.0, length + time))
 
 
+# ---- features
+
+
+def elu_features(rows: Array) -> Array:
+    """Return elu(x) + 1 (Katharopoulos et al. 2020, equation 7)."""
+    return np.where(rows > 0.0, rows + 1.0, np.exp(np.minimum(rows, 0.0)))
+
+
+def favor_features(rows: Array, directions: Array) -> Array:
+    """Return exp(w . x - |x|^2 / 2) / sqrt(m) for each of m directions (Choromanski et al. 2021, equation 5)."""
+    return np.exp(rows @ directions.T - 0.5 * (rows**2).sum(axis=-1, keepdims=True)) / np.sqrt(len(directions))
+
+
+# ---- patterns
+
+
+def window(queries: Array, keys: Array, size: int) -> npt.NDArray[np.bool_]:
+    """Return which keys are at most so far from a query, on either side."""
+    return np.asarray(np.abs(queries - keys) <= size)
+
+
+def pattern(name: str, queries: Array, keys: Array, options: Options) -> npt.NDArray[np.bool_]:
+    """Return the pairs of a sparse pattern from positions (L, 1) and (1, S).
+
+    Beltagy et al. 2020, section 3.1 (local, local_global); Child et al. 2019, section 4.3 (strided, fixed).
+    """
+    if name == "local":
+        return window(queries, keys, options["window"])
+    if name == "local_global":
+        count = options["num_global_tokens"]
+        return window(queries, keys, options["window"]) | (queries < count) | (keys < count)
+    size = options["block_size"]
+    same_block = queries // size == keys // size
+    if name == "block":
+        return np.asarray(same_block)
+    if name == "fixed":
+        return np.asarray(same_block | (keys % size == size - 1))
+    if name == "strided":
+        return np.asarray(window(queries, keys, size) | ((queries - keys) % size == 0))
+    raise KeyError(name)
+
+
+def largest(logits: Array, count: int) -> npt.NDArray[np.bool_]:
+    """Return which logits of each row are its largest, ties by the earlier key; never those that are -inf."""
+    order = np.argsort(-logits, axis=-1, kind="stable")[:, :count]
+    out = np.zeros(logits.shape, bool)
+    np.put_along_axis(out, order, True, axis=-1)
+    return out & (logits > -np.inf)
+
+
 # ---- the types
 
 
@@ -122,11 +172,89 @@ def _scaled_dot(q: Array, k: Array, v: Array, bias: Array, options: Options) -> 
     return spread(scaled_products(q, k, options["scale"]), v, bias)
 
 
+def _multi_head(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
+    """Vaswani et al. 2017, section 3.2.2; nothing to attend to gives zeros, not the last bias."""
+    held = {name: np.asarray(array, np.float64) for name, array in (options["parameters"] or {}).items()}
+
+    def project(rows: Array, name: str) -> Array:
+        return rows @ held[f"W_{name}"].T + held.get(f"b_{name}", 0.0) if f"W_{name}" in held else rows
+
+    count = options["num_heads"]
+    parts = zip(*(np.split(project(*rows), count, axis=-1) for rows in ((q, "q"), (k, "k"), (v, "v"))), strict=True)
+    heads = [spread(scaled_products(a, b, options["scale"]), c, bias) for a, b, c in parts]
+    weights = np.mean([head.weights for head in heads], axis=0)
+    logits = np.mean([head.logits for head in heads], axis=0)
+    if options.get("score") == "weights":
+        logits = np.log(weights, out=np.full(weights.shape, -np.inf), where=weights > 0.0)
+    output = project(np.concatenate([head.output for head in heads], axis=-1), "o")
+    return Truth(logits, weights, np.where(weights.any(axis=-1, keepdims=True), output, 0.0))
+
+
+def _linear(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
+    scale = options["scale"]
+    if options["feature_map"] == "favor":
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        features = [favor_features(rows * scale**0.5, options["directions"]) for rows in (q, k)]
+    else:
+        features = [elu_features(rows * (1.0 if scale is None else scale) ** 0.5) for rows in (q, k)]
+    return spread(np.log(features[0] @ features[1].T), v, bias)
+
+
+def _gat(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
+    """Brody et al. 2022, equation 7 (v2); Velickovic et al. 2018, equation 3 (v1); without parameters the cosine."""
+    temperature, slope = options["temperature"], options["negative_slope"]
+    slope = 0.2 if slope is None else slope
+    if options["parameters"] is None:
+        unit = [rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300) for rows in (q, k)]
+        return spread(unit[0] @ unit[1].T / (0.1 if temperature is None else temperature), v, bias)
+    held = {name: np.asarray(array, np.float64) for name, array in options["parameters"].items()}
+    if options["version"] == "v1":
+        sums = (q @ held["W"].T @ held["a_q"])[:, None] + k @ held["W"].T @ held["a_k"]
+        logits = np.where(sums > 0.0, sums, slope * sums)
+    else:
+        hidden = (q @ held["W"].T)[:, None] + k @ held["U"].T
+        logits = np.where(hidden > 0.0, hidden, slope * hidden) @ held["a"]
+    return spread(logits / (1.0 if temperature is None else temperature), v, bias)
+
+
+def _sparse(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
+    logits = scaled_products(q, k, options["scale"])
+    name = options["pattern"]
+    if name == "top_k":
+        count = options["top_k"]
+        count = int(np.ceil(np.sqrt(len(k)))) if count is None else count
+        allowed = largest(logits + bias, count)
+    else:
+        allowed = pattern(name, *_positions(q, k, options), options)
+    return spread(logits, v, np.where(allowed, bias, -np.inf))
+
+
+def _sliding(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
+    rows, columns = _positions(q, k, options)
+    allowed = window(rows, columns, options["window"])
+    if options["causal"]:
+        allowed &= columns <= rows
+    return spread(scaled_products(q, k, options["scale"]), v, np.where(allowed, bias, -np.inf))
+
+
+def _positions(q: Array, k: Array, options: Options) -> tuple[Array, Array]:
+    """Return where queries (L, 1) and keys (1, S) stand: the first query at `position`."""
+    return np.arange(len(q))[:, None] + (options["position"] or 0), np.arange(len(k))[None]
+
+
 def _poincare(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
     c = -options["curvature"]
     if options["map"] == "expmap0":
         q, k = exp_map0(q, c), exp_map0(k, c)
-    return spread(-poincare_distance(q[:, None], k[None], c) / options["temperature"], v, bias)
+    found = spread(-poincare_distance(q[:, None], k[None], c) / options["temperature"], v, bias)
+    if options.get("values") == "manifold":
+        found = found._replace(output=einstein_midpoint(found.weights, v, c))
+    return found
 
 
-TYPES: dict[str, Formula] = {"scaled_dot": _scaled_dot, "poincare": _poincare}
+TYPES: dict[str, Formula] = {
+    "scaled_dot": _scaled_dot,
+    "multi_head": _multi_head,
+    "linear": _linear,
+    "poincare": _poincare,
+}

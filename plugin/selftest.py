@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from attnbridge import functional, reference
 from attnbridge.mechanisms.base import Attention
+from attnbridge.mechanisms.linear import orthogonal_directions
 from attnbridge.scoring import REGISTRY, resolve
 from attnbridge.validation import as_choice
 
@@ -34,20 +35,53 @@ class Setting:
     options : mapping
     heads : int
         What dimensions of queries and values must be a multiple of.
+    parameters : callable or None
+        (dim) -> the option `parameters`, for vectors of a dimension.
     """
 
     name: str
     suite: str
     options: Mapping[str, Any] = field(default_factory=dict)
     heads: int = 1
+    parameters: Callable[[int], dict[str, Array]] | None = None
+
+    def of(self, dim: int) -> dict[str, Any]:
+        """Return the options for vectors of a dimension."""
+        return dict(self.options) if self.parameters is None else {**self.options, "parameters": self.parameters(dim)}
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+        shown = [f"{name}={value!r}" for name, value in self.options.items()]
+        return f"{self.name}({', '.join(shown + ['parameters'] * (self.parameters is not None))})"
+
+
+def _matrices(shapes: Callable[[int], Mapping[str, tuple[int, ...]]]) -> Callable[[int], dict[str, Array]]:
+    """Return parameters of given shapes, drawn anew for each dimension."""
+
+    def parameters(dim: int) -> dict[str, Array]:
+        rng = np.random.default_rng(dim)
+        return {
+            name: (rng.standard_normal(shape) * dim**-0.5).astype(np.float32) for name, shape in shapes(dim).items()
+        }
+
+    return parameters
 
 
 SETTINGS = (
     Setting("scaled_dot", "standard"),
-    Setting("scaled_dot", "standard", {"scale": 3.0}),
+    Setting("scaled_dot", "standard", {"scale": 0.7}),
+    Setting("multi_head", "multihead", {"num_heads": 1}),
+    Setting("multi_head", "multihead", {"num_heads": 3}, 3),
+    Setting("multi_head", "multihead", {"num_heads": 2, "score": "weights", "scale": 0.7}, 2),
+    Setting(
+        "multi_head",
+        "multihead",
+        {"num_heads": 2},
+        2,
+        _matrices(lambda dim: {"W_q": (6, dim), "b_q": (6,), "W_k": (6, dim), "b_k": (6,)}),
+    ),
+    Setting("linear", "standard"),
+    Setting("linear", "standard", {"scale": 0.5}),
+    Setting("linear", "standard", {"feature_map": "favor", "num_features": 37, "seed": 3}),
     Setting("poincare", "geometric"),
     Setting("poincare", "geometric", {"curvature": -0.5, "temperature": 0.3}),
     Setting("poincare", "geometric", {"curvature": -2.0, "map": "expmap0"}),
@@ -199,21 +233,24 @@ def run(check: Check) -> Outcome:
     return Outcome(check, error, time.perf_counter() - started, raised)
 
 
-def made(setting: Setting) -> tuple[Attention, dict[str, Any]]:
-    """Return the mechanism of a setting, and all its options."""
-    row, options = resolve(setting.name, setting.options)
-    return row.mechanism(options), options
+def made(setting: Setting, dim: int) -> Attention:
+    """Return the mechanism of a setting for vectors of a dimension."""
+    row, options = resolve(setting.name, setting.of(dim))
+    return row.mechanism(options)
 
 
 def truth(setting: Setting, q: Array, k: Array, v: Array, **mask: Any) -> reference.Truth:
-    """Return the float64 truth of a setting, in the precision of the given arrays' values."""
-    mechanism, options = made(setting)
-    return reference.truth(setting.name, q, k, v, **mask, **{**options, "own": mechanism.parameters()})
+    """Return the float64 truth of a setting for the values as they are given."""
+    dim = np.shape(q)[-1]
+    _, options = resolve(setting.name, setting.of(dim))
+    if options.get("feature_map") == "favor":  # what is random is taken over, what is made of it is not
+        options["directions"] = orthogonal_directions(dim, options["num_features"], options["seed"])
+    return reference.truth(setting.name, q, k, v, **mask, **options)
 
 
 def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, **mask: Any) -> float:
     """Return the worst error of what the mechanism gives: logits, weights and output."""
-    mechanism, _ = made(setting)
+    mechanism = made(setting, np.shape(q)[-1])
     output, weights, _ = mechanism.forward(q, k, v, need_weights=True, **mask)
     assert weights is not None
     return max(
@@ -226,7 +263,7 @@ def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Tru
 
 def error_of_functions(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, mask: Any = None) -> float:
     """Return the worst error of what the functional API gives."""
-    options = dict(setting.options)
+    options = setting.of(np.shape(q)[-1])
     return max(
         logit_error(functional.attention_logits(q, k, setting.name, mask=mask, **options), want.logits),
         weight_error(functional.attention_scores(q, k, setting.name, mask=mask, **options), want.weights),
@@ -285,15 +322,15 @@ def _sums(setting: Setting) -> float:
     for shape in SHAPES:
         q, k, _ = draw(setting, shape)
         mask = masked("bool", shape)
-        total = functional.attention_scores(q, k, setting.name, **mask, **dict(setting.options)).sum(axis=-1)
+        total = functional.attention_scores(q, k, setting.name, **mask, **setting.of(q.shape[-1])).sum(axis=-1)
         worst = max(worst, float(np.abs(total - mask["mask"].any(axis=-1)).max()))
     return worst
 
 
 def _causal(setting: Setting) -> float:
     """Return by how much outputs change with keys and values that come later: not a bit."""
-    mechanism, _ = made(setting)
     q, k, v = draw(setting, SHAPES[2])
+    mechanism = made(setting, q.shape[-1])
     half = q.shape[-2] // 2
     want = mechanism.forward(q, k, v, is_causal=True).output[:half]
     k[half:], v[half:] = k[half:, ::-1] * np.float32(0.5), v[half:, ::-1] * np.float32(0.5)  # points stay in the ball

@@ -31,8 +31,9 @@ GRID = (
 each_setting = pytest.mark.parametrize("setting", SETTINGS, ids=str)
 
 
-def mechanism(setting):
-    return selftest.made(setting)[0]
+def mechanism(setting, like):
+    """Return the mechanism of a setting for vectors as wide as these."""
+    return selftest.made(setting, like.shape[-1])
 
 
 def test_every_type_has_a_formula_and_a_setting():
@@ -107,7 +108,7 @@ def test_forms_of_the_same_numbers(setting):
         error = max(error_of_class(setting, *own, want), error_of_functions(setting, *own, want))
         assert error <= LIMIT, f"{name}: {error:.2e}"
         dtype = np.float64 if name == "float64" else np.float32
-        assert ab.attention(*own, setting.name, **setting.options).dtype == dtype, name
+        assert ab.attention(*own, setting.name, **setting.of(7 * setting.heads)).dtype == dtype, name
 
 
 @each_setting
@@ -130,7 +131,7 @@ def test_weights_sum_to_one_over_what_may_be_attended(setting):
     for shape in GRID:
         q, k, _ = draw(setting, shape)
         allowed = masked("bool", shape)["mask"]
-        weights = mechanism(setting).weights(q, k, mask=allowed)
+        weights = mechanism(setting, q).weights(q, k, mask=allowed)
         np.testing.assert_allclose(weights.sum(axis=-1), allowed.any(axis=-1), atol=1e-5)
         assert ((weights >= 0.0) & (weights <= 1.0)).all()
         assert (weights[~allowed] == 0.0).all()
@@ -143,7 +144,7 @@ def test_permuting_keys_permutes_weights(setting):
     for shape in GRID:
         q, k, v = draw(setting, shape)
         order = np.random.default_rng(5).permutation(shape.keys)
-        own = mechanism(setting)
+        own = mechanism(setting, q)
         k[..., 2:3, :] = k[..., 2:3, :] * 0.9  # no duplicates, between which a choice may go by place
         output, weights, _ = own.forward(q, k, v, need_weights=True)
         shuffled = own.forward(q, k[..., order, :], v[..., order, :], need_weights=True)
@@ -153,9 +154,9 @@ def test_permuting_keys_permutes_weights(setting):
 
 @each_setting
 def test_a_batch_is_a_loop_to_the_bit(setting):
-    own = mechanism(setting)
     for shape in (shape for shape in GRID if shape.lead):
         q, k, v = draw(setting, shape)
+        own = mechanism(setting, q)
         together = own.forward(q, k, v, need_weights=True)
         logits = own.logits(q, k)
         for i in np.ndindex(shape.lead):
@@ -167,8 +168,8 @@ def test_a_batch_is_a_loop_to_the_bit(setting):
 
 @each_setting
 def test_leading_axes_are_broadcast(setting):
-    own = mechanism(setting)
     q, k, v = draw(setting, Shape((2, 3), 5, 7, 11, 2))
+    own = mechanism(setting, q)
     want = own.forward(q, np.broadcast_to(k[:1], k.shape), np.broadcast_to(v[0, 0], v.shape)).output
     got = own.forward(q, k[:1], v[0, 0]).output
     assert got.tobytes() == want.tobytes()
@@ -177,9 +178,9 @@ def test_leading_axes_are_broadcast(setting):
 @each_setting
 def test_causal_never_looks_ahead(setting):
     """Later keys and values are changed, and no bit of an earlier output or weight changes."""
-    own = mechanism(setting)
     for shape in (Shape((), 13, 13, 7, 3), Shape((2,), 7, 11, 5, 2), Shape((), 67, 67, 31, 5)):
         q, k, v = draw(setting, shape)
+        own = mechanism(setting, q)
         want = own.forward(q, k, v, is_causal=True, need_weights=True)
         for cut in (1, shape.queries // 2, shape.queries - 1):
             later_k, later_v = k.copy(), v.copy()
@@ -198,19 +199,19 @@ def test_nothing_to_attend_to_gives_zeros(setting):
         q, k, v = draw(setting, shape)
         logits = (shape.keys,) if shape.queries is None else shape.logits
         for mask in (np.zeros(logits, bool), np.full(logits, -np.inf)):
-            output, weights, context = mechanism(setting).forward(
+            output, weights, context = mechanism(setting, q).forward(
                 q, k, v, mask=mask, need_weights=True, need_context=True
             )
             assert not output.any()
             assert not weights.any()
             assert (context.logsumexp == -np.inf).all()
-            assert (mechanism(setting).logits(q, k, mask=mask) == -np.inf).all()
+            assert (mechanism(setting, q).logits(q, k, mask=mask) == -np.inf).all()
 
 
 @each_setting
 def test_one_key_has_all_the_weight(setting):
     q, k, v = draw(setting, Shape((2,), 3, 1, 5, 7))
-    output, weights, _ = mechanism(setting).forward(q, k, v, need_weights=True)
+    output, weights, _ = mechanism(setting, q).forward(q, k, v, need_weights=True)
     assert (weights == 1.0).all()
     np.testing.assert_allclose(output, np.broadcast_to(v, output.shape), rtol=1e-5)
 
@@ -219,7 +220,7 @@ def test_one_key_has_all_the_weight(setting):
 def test_inputs_stay_as_they_are(setting):
     arrays = [*draw(setting, Shape((2,), 5, 7, 3, 2), np.float64), np.zeros((5, 7))]
     before = [array.tobytes() for array in arrays]
-    output, weights, context = mechanism(setting).forward(*arrays, need_weights=True, need_context=True)
+    output, weights, context = mechanism(setting, arrays[0]).forward(*arrays, need_weights=True, need_context=True)
     assert [array.tobytes() for array in arrays] == before
     assert not any(np.shares_memory(made, array) for made in (output, weights) for array in arrays)
     assert context.logsumexp.shape == (2, 5)
@@ -227,10 +228,10 @@ def test_inputs_stay_as_they_are(setting):
 
 @each_setting
 def test_a_mechanism_is_made_again_from_its_config(setting):
-    own = mechanism(setting)
+    q, k, v = draw(setting, Shape((), 5, 7, 3, 2))
+    own = mechanism(setting, q)
     again = type(own)(**own.config)
     assert again.config == own.config
-    q, k, v = draw(setting, Shape((), 5, 7, 3, 2))
     if own.parameters():
         again.set_parameters(own.parameters())
     assert again.forward(q, k, v).output.tobytes() == own.forward(q, k, v).output.tobytes()
@@ -239,7 +240,7 @@ def test_a_mechanism_is_made_again_from_its_config(setting):
 def test_all_equal_huge_logits_are_uniform():
     for setting in (setting for setting in SETTINGS if setting.name in DOT_FAMILY):
         huge = np.full((5, 7 * setting.heads), 1e15, np.float32)
-        weights = mechanism(setting).weights(huge[:3], huge)
+        weights = mechanism(setting, huge).weights(huge[:3], huge)
         np.testing.assert_allclose(weights, np.where(weights > 0.0, 1.0 / (weights > 0.0).sum(axis=1)[:, None], 0.0))
         assert (weights > 0.0).any(axis=1).all()
 
@@ -364,8 +365,8 @@ def test_every_argument_changes_the_result(name, argument):
 
 @each_setting
 def test_every_argument_of_forward_does_what_it_says(setting):
-    own = mechanism(setting)
     q, k, v = draw(setting, Shape((), 11, 13, 7, 3))
+    own = mechanism(setting, q)
     plain = own.forward(q, k, v)
     assert plain.weights is None
     assert plain.context is None
@@ -490,8 +491,8 @@ def test_refused(call, error, message):
 @each_setting
 def test_every_type_refuses_what_no_type_takes(setting):
     """The same words from every mechanism."""
-    own = mechanism(setting)
     q, k, v = draw(setting, Shape((), 5, 7, 3, 2))
+    own = mechanism(setting, q)
     bad_key, bad_value = k.copy(), v.copy()
     bad_key[4, 0], bad_value[6, 1] = np.nan, np.inf
     bad_query = q.copy()
@@ -527,7 +528,7 @@ def test_every_type_refuses_what_no_type_takes(setting):
         (of(own.forward, q, k, v, need_context=1), ab.InvalidConfigError, "need_context must be True or False, got 1"),
         (of(own.forward, q, k, v, training=True, seed=-1), ab.InvalidConfigError, "seed must be a whole number >= 0"),
         (
-            of(ab.attention, q, k, v, setting.name, max_keys=6, **setting.options),
+            of(ab.attention, q, k, v, setting.name, max_keys=6, **setting.of(q.shape[-1])),
             ab.InputTooLargeError,
             "keys must be at most max_keys = 6 rows, got 7; pass max_keys=7 to allow it",
         ),
