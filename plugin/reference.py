@@ -62,6 +62,12 @@ def softmax(logits: Array) -> Array:
     return np.asarray(powers / np.where(total == 0.0, 1.0, total))
 
 
+def log_softmax(logits: Array) -> Array:
+    """Return the logarithm of `softmax`; -inf where all are -inf."""
+    total = np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    return np.asarray(logits - np.where(total == -np.inf, 0.0, total))
+
+
 def attend(query: Any, key: Any, value: Any, scale: float | None = None, mask: Any = None, causal: bool = False) -> Any:
     """Return the output of dense scaled dot-product attention (Vaswani et al. 2017, equation 1)."""
     return truth("scaled_dot", query, key, value, mask, causal, scale=scale).output
@@ -125,18 +131,21 @@ def elu_features(rows: Array) -> Array:
 
 def favor_features(rows: Array, directions: Array) -> Array:
     """Return exp(w . x - |x|^2 / 2) / sqrt(m) for each of m directions (Choromanski et al. 2021, equation 5)."""
-    return np.exp(rows @ directions.T - 0.5 * (rows**2).sum(axis=-1, keepdims=True)) / np.sqrt(len(directions))
+    products = rows @ directions.T - 0.5 * (rows**2).sum(axis=-1, keepdims=True)
+    return np.asarray(np.exp(products) / np.sqrt(len(directions)))
 
 
 # ---- patterns
 
 
-def window(queries: Array, keys: Array, size: int) -> npt.NDArray[np.bool_]:
+def window(queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.bool_]:
     """Return which keys are at most so far from a query, on either side."""
     return np.asarray(np.abs(queries - keys) <= size)
 
 
-def pattern(name: str, queries: Array, keys: Array, options: Options) -> npt.NDArray[np.bool_]:
+def pattern(
+    name: str, queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], options: Options
+) -> npt.NDArray[np.bool_]:
     """Return the pairs of a sparse pattern from positions (L, 1) and (1, S).
 
     Beltagy et al. 2020, section 3.1 (local, local_global); Child et al. 2019, section 4.3 (strided, fixed).
@@ -145,7 +154,7 @@ def pattern(name: str, queries: Array, keys: Array, options: Options) -> npt.NDA
         return window(queries, keys, options["window"])
     if name == "local_global":
         count = options["num_global_tokens"]
-        return window(queries, keys, options["window"]) | (queries < count) | (keys < count)
+        return np.asarray(window(queries, keys, options["window"]) | (queries < count) | (keys < count))
     size = options["block_size"]
     same_block = queries // size == keys // size
     if name == "block":
@@ -184,8 +193,8 @@ def _multi_head(q: Array, k: Array, v: Array, bias: Array, options: Options) -> 
     heads = [spread(scaled_products(a, b, options["scale"]), c, bias) for a, b, c in parts]
     weights = np.mean([head.weights for head in heads], axis=0)
     logits = np.mean([head.logits for head in heads], axis=0)
-    if options.get("score") == "weights":
-        logits = np.log(weights, out=np.full(weights.shape, -np.inf), where=weights > 0.0)
+    if options.get("score") == "weights":  # in logarithms: weights that float64 cannot hold differ too
+        logits = np.logaddexp.reduce([log_softmax(head.logits) for head in heads]) - np.log(count)
     output = project(np.concatenate([head.output for head in heads], axis=-1), "o")
     return Truth(logits, weights, np.where(weights.any(axis=-1, keepdims=True), output, 0.0))
 
@@ -237,7 +246,7 @@ def _sliding(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Tru
     return spread(scaled_products(q, k, options["scale"]), v, np.where(allowed, bias, -np.inf))
 
 
-def _positions(q: Array, k: Array, options: Options) -> tuple[Array, Array]:
+def _positions(q: Array, k: Array, options: Options) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return where queries (L, 1) and keys (1, S) stand: the first query at `position`."""
     return np.arange(len(q))[:, None] + (options["position"] or 0), np.arange(len(k))[None]
 

@@ -1,6 +1,10 @@
 """Every attention type: against its float64 formula, what all of them promise, and what each option does."""
 
 import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,14 +227,17 @@ def test_inputs_stay_as_they_are(setting):
     output, weights, context = mechanism(setting, arrays[0]).forward(*arrays, need_weights=True, need_context=True)
     assert [array.tobytes() for array in arrays] == before
     assert not any(np.shares_memory(made, array) for made in (output, weights) for array in arrays)
-    assert context.logsumexp.shape == (2, 5)
+    heads = (setting.options["num_heads"],) if setting.name == "multi_head" else ()
+    assert context.logsumexp.shape == (2, *heads, 5)
 
 
 @each_setting
 def test_a_mechanism_is_made_again_from_its_config(setting):
     q, k, v = draw(setting, Shape((), 5, 7, 3, 2))
     own = mechanism(setting, q)
-    again = type(own)(**own.config)
+    if type(own) not in classes().values():
+        pytest.skip("made by the registry alone")
+    again = type(own)(**json.loads(json.dumps(own.config)))
     assert again.config == own.config
     if own.parameters():
         again.set_parameters(own.parameters())
@@ -262,32 +269,69 @@ def test_half_of_the_largest_float32_is_finite_in_the_dot_product_family():
 # ---- every option does something
 
 
+@dataclass
 class Change:
-    """An option's other value, and what to call that it shows in.
+    """An option's other value, and what it shows in.
 
     Parameters
     ----------
     value : object
     base : dict
-        The options beside it.
+        The arguments beside it.
+    what : tuple of str
+        Which of logits, weights and output of the functional API must change; the others must not.
     call : dict
         Arguments of `forward`.
     heads : int
         What dimensions must be a multiple of.
+    widths : tuple of int, optional
+        Dimensions of query, key and value that are refused without the change.
+    raises : type, optional
+        What `forward` raises with the change.
+    shows : callable
+        (mechanism, arrays, call) -> something that must change.
     """
 
-    def __init__(self, value, base=None, call=None, heads=1):
-        self.value, self.base, self.call, self.heads = value, base or {}, call or {}, heads
+    value: Any
+    base: dict = field(default_factory=dict)
+    what: tuple = ("logits", "weights", "output")
+    call: dict = field(default_factory=dict)
+    heads: int = 1
+    widths: tuple | None = None
+    raises: type | None = None
+    shows: Callable = lambda own, arrays, call: own.forward(*arrays, **call).output.round(4).tolist()
+
+
+TWO = {"num_heads": 2}
+FAVOR = {"feature_map": "favor"}
+
+
+def projections(dim):
+    return {name: np.random.default_rng(i).standard_normal((4, dim)) for i, name in enumerate(("W_q", "W_k"))}
 
 
 OPTIONS = {
     ("scaled_dot", "scale"): Change(2.0),
+    ("multi_head", "num_heads"): Change(2, {"num_heads": 1}, heads=2),
+    ("multi_head", "scale"): Change(2.0, TWO, heads=2),
+    ("multi_head", "score"): Change("weights", TWO, what=("logits",), heads=2),
+    ("multi_head", "parameters"): Change(projections(14), TWO, heads=2),
+    ("linear", "feature_map"): Change("favor"),
+    ("linear", "num_features"): Change(11, FAVOR),
+    ("linear", "seed"): Change(5, FAVOR),
+    ("linear", "scale"): Change(0.5),
     ("poincare", "temperature"): Change(0.3),
     ("poincare", "curvature"): Change(-0.5),
     ("poincare", "map"): Change("expmap0"),
 }
 
 TRAINING = {"training": True, "seed": 5}
+HEADS = {"d_model": 14, "num_heads": 2}
+
+
+def names_of_parameters(own, arrays, call):
+    return list(own.parameters())
+
 
 # Mechanism class -> argument of its constructor -> what shows it.
 ARGUMENTS = {
@@ -295,6 +339,28 @@ ARGUMENTS = {
         "scale": Change(2.0),
         "dropout": Change(0.5, call=TRAINING),
         "causal": Change(True),
+    },
+    "MultiHeadAttention": {
+        "d_model": Change(10, HEADS, widths=(10, 10, 10)),
+        "num_heads": Change(7, HEADS),
+        "bias": Change(False, HEADS, shows=names_of_parameters),
+        "projections": Change(False, HEADS, heads=2),
+        "kdim": Change(3, HEADS, widths=(14, 3, 14)),
+        "vdim": Change(5, HEADS, widths=(14, 14, 5)),
+        "dropout": Change(0.5, HEADS, call=TRAINING),
+        "scale": Change(2.0, HEADS),
+        "causal": Change(True, HEADS),
+        "max_seq_len": Change(12, HEADS, raises=ab.InputTooLargeError),
+        "seed": Change(1, HEADS),
+    },
+    "LinearAttention": {
+        "feature_map": Change("favor"),
+        "num_features": Change(11, FAVOR),
+        "seed": Change(5, FAVOR),
+        "scale": Change(0.5),
+        "eps": Change(1.0),
+        "causal": Change(True),
+        "max_seq_len": Change(12, raises=ab.InputTooLargeError),
     },
     "HyperbolicAttention": {
         "curvature": Change(-0.5),
@@ -323,31 +389,35 @@ def test_the_tables_list_every_option_and_every_argument():
         assert list(ARGUMENTS[name]) == list(inspect.signature(thing).parameters), name
 
 
-def given(name, heads):
-    return draw(Setting(name, "", {}, heads), Shape((), 11, 13, 7, 3))
+def given(name, base, heads):
+    """Return arrays that a type takes: of the dimension that is asked for, or 7."""
+    dim = base.get("d_model", 7 * heads)
+    q, k, _ = draw(Setting(name, ""), Shape((), 11, 13, dim, dim))
+    v = draw(Setting(name, ""), Shape((), 11, 13, dim, dim), seed=1)[2]
+    return q, k, v
 
 
 def same(one, other):
-    return all(a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one, other, strict=True))
+    return one.shape == other.shape and np.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda part: part)
 def test_every_option_changes_the_result(name, option):
     change = OPTIONS[name, option]
-    q, k, v = given(name, change.heads)
+    q, k, v = given(name, {}, change.heads)
 
     def results(options):
-        return (
-            ab.attention_scores(q, k, name, **options),
-            ab.attention(q, k, v, name, **options),
-        )
+        return {
+            "logits": ab.attention_logits(q, k, name, **options),
+            "weights": ab.attention_scores(q, k, name, **options),
+            "output": ab.attention(q, k, v, name, **options),
+        }
 
-    before = results(change.base)
-    assert option not in change.base or change.base[option] != change.value
-    assert not same(results({**change.base, option: change.value}), before)
-    default = REGISTRY[name].options[option].default
+    before, after = results(change.base), results({**change.base, option: change.value})
+    assert {part for part in before if not same(before[part], after[part])} == set(change.what)
     if option not in change.base:  # what is left out is the default that is listed
-        assert all((a == b).all() for a, b in zip(results({**change.base, option: default}), before, strict=True))
+        listed = results({**change.base, option: REGISTRY[name].options[option].default})
+        assert all((listed[part] == before[part]).all() for part in before)
 
 
 @pytest.mark.parametrize(
@@ -355,12 +425,22 @@ def test_every_option_changes_the_result(name, option):
 )
 def test_every_argument_changes_the_result(name, argument):
     change, thing = ARGUMENTS[name][argument], classes()[name]
-    arrays = given(thing.name, change.heads)
-    before = thing(**change.base).forward(*arrays, **change.call).output
-    changed = thing(**{**change.base, argument: change.value})
-    assert not same([changed.forward(*arrays, **change.call).output], [before])
-    assert changed.config[argument] == change.value
-    assert repr(change.value) in repr(changed)
+    arrays = given(thing.name, change.base, change.heads)
+    before, after = thing(**change.base), thing(**{**change.base, argument: change.value})
+    assert after.config[argument] == change.value
+    assert repr(change.value) in repr(after)
+    if change.raises is not None:
+        assert before.forward(*arrays).output.size
+        with pytest.raises(change.raises, match=argument):
+            after.forward(*arrays)
+        return
+    if change.widths is not None:
+        arrays = [np.ones((11, width), np.float32) for width in change.widths]
+        with pytest.raises(ab.DimensionMismatchError):
+            before.forward(*arrays)
+        assert after.forward(*arrays).output.shape[0] == 11
+        return
+    assert change.shows(after, arrays, change.call) != change.shows(before, arrays, change.call)
 
 
 @each_setting
@@ -378,9 +458,9 @@ def test_every_argument_of_forward_does_what_it_says(setting):
     for kept, array in zip((context.query, context.key, context.value), (q, k, v), strict=True):
         assert kept.tobytes() == array.tobytes()
     allowed = masked("bool", Shape((), 11, 13, 7, 3))["mask"]
-    assert not same([own.forward(q, k, v, mask=allowed).output], [plain.output])
+    assert not same(own.forward(q, k, v, mask=allowed).output, plain.output)
     causal = own.forward(q, k, v, is_causal=True, need_context=True)
-    assert not same([causal.output], [plain.output])
+    assert not same(causal.output, plain.output)
     assert causal.context.is_causal
     # Without dropout training changes nothing, with it the seed decides.
     assert own.forward(q, k, v, training=True, seed=1).output.tobytes() == plain.output.tobytes()
@@ -389,8 +469,9 @@ def test_every_argument_of_forward_does_what_it_says(setting):
 @pytest.mark.parametrize("name", [name for name, row in ARGUMENTS.items() if "dropout" in row])
 def test_dropout_is_drawn_from_the_seed(name):
     change, thing = ARGUMENTS[name]["dropout"], classes()[name]
-    arrays = given(thing.name, change.heads)
-    own = thing(**{**change.base, "dropout": 0.5})
+    arrays = given(thing.name, change.base, change.heads)
+    one_head = {"num_heads": 1} if "num_heads" in change.base else {}  # of several, the mean of the weights is given
+    own = thing(**{**change.base, **one_head, "dropout": 0.5})
     one, again, other = (own.forward(*arrays, need_weights=True, training=True, seed=seed) for seed in (1, 1, 2))
     assert one.output.tobytes() == again.output.tobytes()
     assert one.weights.tobytes() == again.weights.tobytes()
