@@ -113,6 +113,7 @@ class AttentionVectorBridge(Constructors):
     ) -> None:
         dim = as_dim(dim)
         self._attention, self._options = resolve(attention, options)
+        self._attention.mechanism(self._options)  # refuses options that do not go together
         measure = metric_of(self._attention, self._options, metric)
         if self._options.get("scale", 0.0) is None:
             self._options["scale"] = measure.default_scale(dim)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from attnbridge.errors import InvalidConfigError
+from attnbridge.mechanisms.graph import GAT
 from attnbridge.mechanisms.hyperbolic import POINCARE
 from attnbridge.mechanisms.linear import LINEAR
 from attnbridge.mechanisms.multi_head import MULTI_HEAD
@@ -10,7 +11,7 @@ from attnbridge.mechanisms.row import AttentionType, Options
 from attnbridge.mechanisms.standard import SCALED_DOT
 from attnbridge.metric import Metric
 
-REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, MULTI_HEAD, LINEAR, POINCARE)}
+REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, MULTI_HEAD, LINEAR, GAT, POINCARE)}
 
 _BY_NAME = {name: row for row in REGISTRY.values() for name in (row.name, *row.aliases)}
 

@@ -1,6 +1,7 @@
 """Attention mechanisms: each module holds a type's row of the registry and its class over whole sequences."""
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
+from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.multi_head import MultiHeadAttention
@@ -10,6 +11,7 @@ __all__ = [
     "Attention",
     "AttentionContext",
     "AttentionOutput",
+    "GraphAttention",
     "HyperbolicAttention",
     "LinearAttention",
     "MultiHeadAttention",

@@ -146,8 +146,8 @@ class LinearAttention(RegisteredAttention):
 
     Notes
     -----
-    Calls with boolean masks of keys, (S,) or (..., 1, S), and causal ones take linear time; under other masks, and where
-    weights are asked for, all pairs are computed.
+    Causal calls and boolean masks of keys, (S,) or (..., 1, S), take linear time; under other masks, and where weights
+    are asked for, all pairs are computed.
 
     References
     ----------
