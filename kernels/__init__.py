@@ -10,7 +10,7 @@ from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.mask import true_rows
-from attnbridge.kernels.maxsim import maxsim
+from attnbridge.kernels.maxsim import maxsim, soft_maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.topk import top_k
@@ -30,6 +30,7 @@ __all__ = [
     "rerank_poincare",
     "row_squares",
     "scan",
+    "soft_maxsim",
     "softmax",
     "to_int8",
     "top_k",

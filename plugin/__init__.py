@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
+    from attnbridge.mechanisms import CrossAttention as CrossAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import MultiHeadAttention as MultiHeadAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
@@ -67,6 +68,7 @@ _MECHANISMS = (
     "Attention",
     "AttentionContext",
     "AttentionOutput",
+    "CrossAttention",
     "HyperbolicAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",

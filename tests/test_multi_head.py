@@ -413,6 +413,9 @@ def test_bad_input():
         attention.forward(x, x, bad)
     with pytest.raises(ab.InvalidInputError, match="key must be finite: row 2, column 1 is nan"):
         attention.weights(x, bad)
+    for given in ({"key": None, "value": x}, {"key": x, "value": None}):
+        with pytest.raises(ab.InvalidInputError, match=r"(key|value) must be given; for self-attention"):
+            attention.forward(x, **given)
     with pytest.raises(ab.InvalidConfigError, match="average_attn_weights must be True or False"):
         attention.forward(x, x, x, average_attn_weights=1)
     with pytest.raises(ab.DimensionMismatchError, match="Value dimension 5 must be divisible by num_heads 2"):

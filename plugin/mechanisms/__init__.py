@@ -1,6 +1,7 @@
 """Attention mechanisms: each module holds a type's row of the registry and its class over whole sequences."""
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
+from attnbridge.mechanisms.cross import CrossAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.multi_head import MultiHeadAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
@@ -9,6 +10,7 @@ __all__ = [
     "Attention",
     "AttentionContext",
     "AttentionOutput",
+    "CrossAttention",
     "HyperbolicAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",

@@ -13,6 +13,7 @@ from attnbridge.errors import (
     DimensionMismatchError,
     InputTooLargeError,
     InvalidConfigError,
+    InvalidInputError,
     NumericalInstabilityError,
 )
 from attnbridge.mechanisms.base import Attended, Attention, AttentionContext, AttentionOutput, Batch
@@ -481,16 +482,12 @@ class MultiHeadAttention(_Heads):
         >>> ab.MultiHeadAttention.from_config(ab.AttentionConfig(d_model=8, num_heads=2)).max_seq_len
         512
         """
-        return cls(
-            config.d_model,
-            config.num_heads,
-            bias=config.use_bias,
-            dropout=config.dropout,
-            scale=config.scale,
-            causal=config.causal,
-            max_seq_len=config.max_seq_len,
-            seed=seed,
-        )
+        return cls(**cls._settings(config), causal=config.causal, seed=seed)
+
+    @staticmethod
+    def _settings(config: AttentionConfig) -> dict[str, Any]:
+        names = ("d_model", "num_heads", "dropout", "scale", "max_seq_len")
+        return {name: getattr(config, name) for name in names} | {"bias": config.use_bias}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -640,6 +637,9 @@ class MultiHeadAttention(_Heads):
         NumericalInstabilityError
             An output beyond float32.
         """
+        for name, given in (("key", key), ("value", value)):
+            if given is None:
+                raise InvalidInputError(f"{name} must be given; for self-attention it is the query's array")
         batch = self._check(query, key, value, mask, is_causal)
         need_weights, need_context = as_bool(need_weights, "need_weights"), as_bool(need_context, "need_context")
         average = as_bool(average_attn_weights, "average_attn_weights")
