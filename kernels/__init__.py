@@ -12,7 +12,7 @@ from attnbridge.kernels.graph import gatv2
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.linear import linear_attention
 from attnbridge.kernels.mask import true_rows
-from attnbridge.kernels.maxsim import maxsim
+from attnbridge.kernels.maxsim import maxsim, soft_maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.topk import top_k
@@ -34,6 +34,7 @@ __all__ = [
     "rerank_poincare",
     "row_squares",
     "scan",
+    "soft_maxsim",
     "softmax",
     "to_int8",
     "top_k",

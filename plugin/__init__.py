@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
+    from attnbridge.mechanisms import CrossAttention as CrossAttention
     from attnbridge.mechanisms import GraphAttention as GraphAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import LinearAttention as LinearAttention
@@ -70,6 +71,7 @@ _MECHANISMS = (
     "AttentionContext",
     "AttentionOutput",
     "GraphAttention",
+    "CrossAttention",
     "HyperbolicAttention",
     "MultiHeadAttention",
     "LinearAttention",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from attnbridge.errors import InvalidConfigError
+from attnbridge.mechanisms.cross import CROSS
 from attnbridge.mechanisms.graph import GAT
 from attnbridge.mechanisms.hyperbolic import POINCARE
 from attnbridge.mechanisms.linear import LINEAR
@@ -11,7 +12,7 @@ from attnbridge.mechanisms.row import AttentionType, Options
 from attnbridge.mechanisms.standard import SCALED_DOT
 from attnbridge.metric import Metric
 
-REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, MULTI_HEAD, LINEAR, GAT, POINCARE)}
+REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, MULTI_HEAD, LINEAR, GAT, CROSS, POINCARE)}
 
 _BY_NAME = {name: row for row in REGISTRY.values() for name in (row.name, *row.aliases)}
 

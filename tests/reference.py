@@ -113,6 +113,22 @@ def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Arr
         out[i] = token_weights @ products.max(axis=1) if length else np.nan
 
 
+def soft_maxsim(
+    query_tokens: Array,
+    token_weights: Array,
+    tokens: Array,
+    starts: Array,
+    lengths: Array,
+    temperature: float,
+    out: Array,
+) -> None:
+    """Fill out with sum_a token_weights[a] * the softmax-weighted mean of query_tokens[a] . tokens."""
+    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        products = query_tokens.astype(np.float64) @ as_float64(tokens[start : start + length]).T
+        shares = np.exp((products - products.max(axis=1, keepdims=True, initial=-np.inf)) / temperature)
+        out[i] = token_weights @ ((shares * products).sum(axis=1) / shares.sum(axis=1)) if length else np.nan
+
+
 def weigh_best(scores: Array, ids: Array, positions: Array, logits: Array, weights: Array) -> None:
     """Fill positions, logits and weights with the best scores."""
     all_weights = np.empty(len(scores))
@@ -473,6 +489,11 @@ def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return query_tokens, rng.random(case.b), _gaussian(rng, case), cuts[:-1], np.diff(cuts), np.empty(len(cuts) - 1)
 
 
+def _soft_maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    *inputs, out = _maxsim(rng, case)
+    return *inputs, 0.7, out
+
+
 def _search(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     queries = rng.integers(-3, 4, (case.b, case.d)).astype(_precision(case))
     bias = rng.integers(-8, 8, case.b).astype(np.float64) if case.terms in ("bias", "both") else np.zeros(case.b)
@@ -602,6 +623,7 @@ KERNELS = {
     "row_squares": Kernel(kernels.row_squares, row_squares, _row_squares),
     "drop": Kernel(kernels.drop, drop, _drop, kinds=("float32", "float64"), float32=True),
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
+    "soft_maxsim": Kernel(kernels.soft_maxsim, soft_maxsim, _soft_maxsim, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(
         kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True, difference=True

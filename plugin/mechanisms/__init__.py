@@ -1,6 +1,7 @@
 """Attention mechanisms: each module holds a type's row of the registry and its class over whole sequences."""
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
+from attnbridge.mechanisms.cross import CrossAttention
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.linear import LinearAttention
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionContext",
     "AttentionOutput",
     "GraphAttention",
+    "CrossAttention",
     "HyperbolicAttention",
     "LinearAttention",
     "MultiHeadAttention",

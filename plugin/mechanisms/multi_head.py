@@ -13,10 +13,22 @@ from attnbridge.errors import (
     DimensionMismatchError,
     InputTooLargeError,
     InvalidConfigError,
+    InvalidInputError,
     NumericalInstabilityError,
 )
 from attnbridge.mechanisms.base import Attended, Attention, AttentionContext, AttentionOutput, Batch
-from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, gathered, optional, positive
+from attnbridge.mechanisms.dense import attend_dense
+from attnbridge.mechanisms.row import (
+    AttentionType,
+    Ids,
+    Logits,
+    Option,
+    Options,
+    gathered,
+    optional,
+    positive,
+    scale_or_default,
+)
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_choice, as_count, as_floats, require_finite
@@ -238,7 +250,8 @@ class _Heads(Attention):
     def _all_weights(self, batch: Batch) -> Float:
         parts = self._parts(self._project(batch, self._held))
         heads = [head._weights(part, head._masked_logits(part))[0] for head, part in parts]
-        return np.mean(heads, axis=0).astype(batch.key.dtype, copy=False)
+        mean: Float = np.mean(heads, axis=0).astype(batch.key.dtype, copy=False)
+        return mean
 
     def _attend(
         self,
@@ -257,23 +270,20 @@ class _Heads(Attention):
         """Return outputs (P, L, dv), each head's weights (P, H, L, S) if needed, log-normalisers (P, H, L)."""
         assert batch.value is not None
         held, (rate, draw) = self._held, self._draw(training, seed)
-        projected = self._project(batch, held)
-        assert projected.value is not None
-        problems, queries, keys = batch.shape
-        heads, width = self.num_heads, projected.value.shape[-1]
-        output = np.empty((problems, queries, width), projected.value.dtype)
-        totals = np.empty((problems, heads, queries))
-        kept = np.empty((problems, heads, queries, keys)) if need_weights else None
-        for h, (head, part) in enumerate(self._parts(projected)):
-            weights, totals[:, h] = head._weights(part, head._masked_logits(part))
-            if rate > 0.0:
-                for problem in range(problems):
-                    kernels.drop(weights[problem], rate, draw, problem * heads + h, 0, 0)
-            if kept is not None:
-                kept[:, h] = weights
-            output[..., h * width // heads : (h + 1) * width // heads] = head._outputs(part, weights)
+        projected, heads = self._project(batch, held), self.num_heads
+        scale = scale_or_default(projected.query.shape[-1] // heads, self.scale)
+        output, weights, total = attend_dense(
+            projected, scale=scale, heads=heads, need_weights=need_weights, rate=rate, draw=draw
+        )
+        assert total is not None
+        totals = total.reshape(-1, heads, batch.shape[1])
+        kept = None if weights is None else weights.reshape(-1, heads, *batch.shape[1:])
         if "W_o" in held:
-            output = _linear(output, held["W_o"], held.get("b_o"))
+            rows = output
+            with np.errstate(over="ignore", invalid="ignore"):
+                output = _linear(rows, held["W_o"], held.get("b_o"), rows.dtype)
+            if not np.isfinite(output).all():
+                output = _linear(rows, held["W_o"], held.get("b_o"), np.float64)
             output[(totals == -np.inf).all(axis=1)] = 0.0  # nothing to attend to: not the bias either
         with np.errstate(over="ignore"):
             output = output.astype(batch.value.dtype, copy=False)
@@ -286,14 +296,10 @@ class _Heads(Attention):
         """Return the batch of the projected queries, keys and values."""
         if held:
             with np.errstate(over="ignore", invalid="ignore"):
-                made = _projections(batch, held)
+                made = _projections(batch, held, batch.query.dtype)
             if not all(np.isfinite(array).all() for array in made if array is not None):
                 batch.require_finite()
-                wide = None if batch.value is None else batch.value.astype(np.float64)
-                wide = replace(
-                    batch, query=batch.query.astype(np.float64), key=batch.key.astype(np.float64), value=wide
-                )
-                made = _projections(wide, held)
+                made = _projections(batch, held, np.float64)
             batch = replace(batch, query=made[0], key=made[1], value=made[2])
         heads_divide(batch.query.shape[-1], self.num_heads)
         if batch.value is not None:
@@ -313,20 +319,25 @@ class _Heads(Attention):
             yield head, replace(batch, query=share(batch.query, h), key=share(batch.key, h), value=value)
 
 
-def _projections(batch: Batch, held: Parameters) -> tuple[Float, Float, Float | None]:
+def _projections(batch: Batch, held: Parameters, dtype: npt.DTypeLike) -> tuple[Float, Float, Float | None]:
+    """Return the projected queries, keys and values, all of one dtype; values may have no projection."""
     value = batch.value
-    if value is not None and "W_v" in held:
-        value = _linear(value, held["W_v"], held.get("b_v"))
+    if value is not None:
+        value = (
+            _linear(value, held["W_v"], held.get("b_v"), dtype) if "W_v" in held else value.astype(dtype, copy=False)
+        )
     return (
-        _linear(batch.query, held["W_q"], held.get("b_q")),
-        _linear(batch.key, held["W_k"], held.get("b_k")),
+        _linear(batch.query, held["W_q"], held.get("b_q"), dtype),
+        _linear(batch.key, held["W_k"], held.get("b_k"), dtype),
         value,
     )
 
 
-def _linear(rows: Float, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None) -> Float:
-    """Return rows W^T + b, in the rows' precision."""
-    out: Float = rows @ weight.T.astype(rows.dtype, copy=False)
+def _linear(
+    rows: Float, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, dtype: npt.DTypeLike
+) -> Float:
+    """Return rows W^T + b."""
+    out: Float = rows.astype(dtype, copy=False) @ weight.T.astype(dtype, copy=False)
     if bias is not None:
         out += bias
     return out
@@ -471,16 +482,12 @@ class MultiHeadAttention(_Heads):
         >>> ab.MultiHeadAttention.from_config(ab.AttentionConfig(d_model=8, num_heads=2)).max_seq_len
         512
         """
-        return cls(
-            config.d_model,
-            config.num_heads,
-            bias=config.use_bias,
-            dropout=config.dropout,
-            scale=config.scale,
-            causal=config.causal,
-            max_seq_len=config.max_seq_len,
-            seed=seed,
-        )
+        return cls(**cls._settings(config), causal=config.causal, seed=seed)
+
+    @staticmethod
+    def _settings(config: AttentionConfig) -> dict[str, Any]:
+        names = ("d_model", "num_heads", "dropout", "scale", "max_seq_len")
+        return {name: getattr(config, name) for name in names} | {"bias": config.use_bias}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -630,6 +637,9 @@ class MultiHeadAttention(_Heads):
         NumericalInstabilityError
             An output beyond float32.
         """
+        for name, given in (("key", key), ("value", value)):
+            if given is None:
+                raise InvalidInputError(f"{name} must be given; for self-attention it is the query's array")
         batch = self._check(query, key, value, mask, is_causal)
         need_weights, need_context = as_bool(need_weights, "need_weights"), as_bool(need_context, "need_context")
         average = as_bool(average_attn_weights, "average_attn_weights")
