@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
     from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
+    from attnbridge.masks import SparseMask as SparseMask
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
+    from attnbridge.mechanisms import SparseAttention as SparseAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -68,6 +70,7 @@ _MECHANISMS = (
     "AttentionOutput",
     "HyperbolicAttention",
     "ScaledDotProductAttention",
+    "SparseAttention",
 )
 
 # Public name -> the module it lives in.
@@ -83,6 +86,7 @@ _HOME = {
     "Hits": "attnbridge.hits",
     "HyperbolicSpace": "attnbridge.manifolds",
     "LateInteraction": "attnbridge.rerank",
+    "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",
     "attention": "attnbridge.functional",
     "attention_logits": "attnbridge.functional",

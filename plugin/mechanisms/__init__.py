@@ -2,6 +2,7 @@
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
+from attnbridge.mechanisms.sparse import SparseAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "AttentionOutput",
     "HyperbolicAttention",
     "ScaledDotProductAttention",
+    "SparseAttention",
 ]
