@@ -15,10 +15,12 @@ from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim, soft_maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
+from attnbridge.kernels.sparse import attend_pairs
 from attnbridge.kernels.topk import top_k
 from attnbridge.kernels.walk import list_levels, scan, walk
 
 __all__ = [
+    "attend_pairs",
     "dot",
     "drop",
     "exact_top_k",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
     from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
+    from attnbridge.masks import SparseMask as SparseMask
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import LinearAttention as LinearAttention
     from attnbridge.mechanisms import MultiHeadAttention as MultiHeadAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
+    from attnbridge.mechanisms import SparseAttention as SparseAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -76,6 +78,7 @@ _MECHANISMS = (
     "MultiHeadAttention",
     "LinearAttention",
     "ScaledDotProductAttention",
+    "SparseAttention",
 )
 
 # Public name -> the module it lives in.
@@ -91,6 +94,7 @@ _HOME = {
     "Hits": "attnbridge.hits",
     "HyperbolicSpace": "attnbridge.manifolds",
     "LateInteraction": "attnbridge.rerank",
+    "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",
     "attention": "attnbridge.functional",
     "attention_logits": "attnbridge.functional",

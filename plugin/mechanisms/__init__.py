@@ -6,6 +6,7 @@ from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.multi_head import MultiHeadAttention
+from attnbridge.mechanisms.sparse import SparseAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "LinearAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",
+    "SparseAttention",
 ]
