@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hit as Hit
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
+    from attnbridge.manifolds import EuclideanSpace as EuclideanSpace
     from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
+    from attnbridge.manifolds import Manifold as Manifold
+    from attnbridge.manifolds import ProductSpace as ProductSpace
+    from attnbridge.manifolds import SphericalSpace as SphericalSpace
     from attnbridge.masks import SparseMask as SparseMask
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
@@ -92,7 +96,11 @@ _HOME = {
     "AttentionVectorBridge": "attnbridge.integrations.bridge",
     "Hit": "attnbridge.hits",
     "Hits": "attnbridge.hits",
+    "EuclideanSpace": "attnbridge.manifolds",
     "HyperbolicSpace": "attnbridge.manifolds",
+    "Manifold": "attnbridge.manifolds",
+    "ProductSpace": "attnbridge.manifolds",
+    "SphericalSpace": "attnbridge.manifolds",
     "LateInteraction": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",

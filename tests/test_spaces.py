@@ -143,7 +143,7 @@ def test_maps_of_one_point_and_dtypes():
             "vectors must be at most 8 long, .*: row 1 has length 9; scale the vectors down",
         ),
         (lambda s: s.log_map0([1.0]), ab.InvalidInputError, "points must lie inside the ball"),
-        (lambda s: s.log_map0(0.5), ab.DimensionMismatchError, r"points must be \(d,\) or \(n, d\), d >= 1, got"),
+        (lambda s: s.log_map0(0.5), ab.DimensionMismatchError, r"points must be \(d,\) or \(..., d\), d >= 1, got"),
         (lambda s: s.exp_map0([np.nan]), ab.InvalidInputError, "vectors must be finite: position 0 is nan"),
         (lambda s: s.project([1.0], margin=0.0), ab.InvalidConfigError, "margin must be a finite number >= 1e-06"),
     ],
