@@ -30,24 +30,30 @@ def truth(
     name: str, query: Any, key: Any, value: Any, mask: Any = None, is_causal: bool = False, **options: Any
 ) -> Truth:
     """Return what a type of the registry must give, (d,) or (..., L, d) and so on, options filled in by the caller."""
+    if name == "cross":
+        return late_interaction(query, key, value, mask, options)
     q, k, v = (np.asarray(array, np.float64) for array in (query, key, value))
     rows = q[None] if q.ndim == 1 else q
     lead = np.broadcast_shapes(rows.shape[:-2], k.shape[:-2], v.shape[:-2])
     rows, k, v = (np.broadcast_to(array, lead + array.shape[-2:]) for array in (rows, k, v))
-    bias = np.broadcast_to(bias_of(rows.shape[-2], k.shape[-2], mask, is_causal), (*lead, rows.shape[-2], k.shape[-2]))
+    shape = rows.shape[-2], k.shape[-2]
+    bias = np.broadcast_to(bias_of(*shape, mask, is_causal, options.get("position") or 0), lead + shape)
     made = [TYPES[name](rows[i], k[i], v[i], bias[i], options) for i in np.ndindex(lead)]
     whole = (np.array(part).reshape(lead + part[0].shape) for part in zip(*made, strict=True))
     return Truth(*(part[..., 0, :] if q.ndim == 1 else part for part in whole))
 
 
-def bias_of(queries: int, keys: int, mask: Any = None, is_causal: bool = False) -> Array:
-    """Return what is added to the logits: 0 or -inf for a boolean mask, the numbers of a float one; causal ones too."""
+def bias_of(queries: int, keys: int, mask: Any = None, is_causal: bool = False, first: int = 0) -> Array:
+    """Return what is added to the logits: 0 or -inf for a boolean mask, the numbers of a float one.
+
+    Causal: query i stands at first + i and attends to keys up to there.
+    """
     bias = np.zeros((queries, keys))
     if mask is not None:
-        mask = np.asarray(mask.dense() if hasattr(mask, "dense") else mask)
+        mask = np.asarray(mask.to_dense() if hasattr(mask, "to_dense") else mask)
         bias = bias + (np.where(mask, 0.0, -np.inf) if mask.dtype == bool else mask)
     if is_causal:
-        bias = np.where(np.arange(keys) > np.arange(queries)[:, None], -np.inf, bias)
+        bias = np.where(np.arange(keys) > first + np.arange(queries)[:, None], -np.inf, bias)
     return np.asarray(bias, np.float64)
 
 
@@ -251,6 +257,26 @@ def _positions(q: Array, k: Array, options: Options) -> tuple[npt.NDArray[np.int
     return np.arange(len(q))[:, None] + (options["position"] or 0), np.arange(len(k))[None]
 
 
+def late_interaction(query: Any, keys: Any, value: Any, mask: Any, options: Options) -> Truth:
+    """Return MaxSim of one query's tokens (m, d), or (d,), with keys (S, d), (S, t, d) or a list of (t, d).
+
+    Khattab and Zaharia 2020, equation 3, as a mean over the query's tokens; with a temperature the maximum is the mean
+    of the products under their softmax.
+    """
+    tokens = np.atleast_2d(np.asarray(query, np.float64))
+    logits = np.empty(len(keys))
+    for i, key in enumerate(keys):
+        products = tokens @ np.atleast_2d(np.asarray(key, np.float64)).T
+        best = products
+        if options["temperature"] is None:
+            best = products.max(axis=1)
+        else:
+            best = (softmax(products / options["temperature"]) * products).sum(axis=1)
+        logits[i] = options["scale"] * best.mean()
+    found = spread(logits[None], np.asarray(value, np.float64), bias_of(1, len(keys), mask))
+    return Truth(*(part[0] for part in found))
+
+
 def _poincare(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
     c = -options["curvature"]
     if options["map"] == "expmap0":
@@ -264,6 +290,10 @@ def _poincare(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Tr
 TYPES: dict[str, Formula] = {
     "scaled_dot": _scaled_dot,
     "multi_head": _multi_head,
+    "flash_v2": _scaled_dot,
     "linear": _linear,
+    "gat": _gat,
+    "sparse": _sparse,
+    "sliding": _sliding,
     "poincare": _poincare,
 }

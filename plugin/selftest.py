@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import functional, reference
-from attnbridge.mechanisms.base import Attention
+from attnbridge.masks import SparseMask
+from attnbridge.mechanisms import Attention, CrossAttention, MultiHeadAttention
 from attnbridge.mechanisms.linear import orthogonal_directions
 from attnbridge.scoring import REGISTRY, resolve
 from attnbridge.validation import as_choice
@@ -54,7 +55,7 @@ class Setting:
         return f"{self.name}({', '.join(shown + ['parameters'] * (self.parameters is not None))})"
 
 
-def _matrices(shapes: Callable[[int], Mapping[str, tuple[int, ...]]]) -> Callable[[int], dict[str, Array]]:
+def parameters_of(shapes: Callable[[int], Mapping[str, tuple[int, ...]]]) -> Callable[[int], dict[str, Array]]:
     """Return parameters of given shapes, drawn anew for each dimension."""
 
     def parameters(dim: int) -> dict[str, Array]:
@@ -77,14 +78,39 @@ SETTINGS = (
         "multihead",
         {"num_heads": 2},
         2,
-        _matrices(lambda dim: {"W_q": (6, dim), "b_q": (6,), "W_k": (6, dim), "b_k": (6,)}),
+        parameters_of(lambda dim: {"W_q": (6, dim), "b_q": (6,), "W_k": (6, dim), "b_k": (6,)}),
     ),
     Setting("linear", "standard"),
     Setting("linear", "standard", {"scale": 0.5}),
     Setting("linear", "standard", {"feature_map": "favor", "num_features": 37, "seed": 3}),
+    Setting("gat", "graph"),
+    Setting("gat", "graph", {"temperature": 0.5}),
+    Setting("gat", "graph", {}, 1, parameters_of(lambda dim: {"W": (5, dim), "U": (5, dim), "a": (5,)})),
+    Setting(
+        "gat",
+        "graph",
+        {"version": "v1", "negative_slope": 0.1, "temperature": 0.5},
+        1,
+        parameters_of(lambda dim: {"W": (5, dim), "a_q": (5,), "a_k": (5,)}),
+    ),
+    Setting("sparse", "sparse"),
+    Setting("sparse", "sparse", {"top_k": 3, "scale": 0.7}),
+    Setting("sparse", "sparse", {"pattern": "local", "window": 2, "position": 1}),
+    Setting("sparse", "sparse", {"pattern": "local_global", "window": 1, "num_global_tokens": 2, "position": 0}),
+    Setting("sparse", "sparse", {"pattern": "strided", "block_size": 3, "position": 1}),
+    Setting("sparse", "sparse", {"pattern": "block", "block_size": 5, "position": 2}),
+    Setting("sparse", "sparse", {"pattern": "fixed", "block_size": 3, "position": 1}),
     Setting("poincare", "geometric"),
     Setting("poincare", "geometric", {"curvature": -0.5, "temperature": 0.3}),
     Setting("poincare", "geometric", {"curvature": -2.0, "map": "expmap0"}),
+)
+
+
+# Late interaction: a query of tokens with keys of tokens, which is no sequence with a sequence.
+LATE = (
+    Setting("cross", "standard"),
+    Setting("cross", "standard", {"scale": 3.0}),
+    Setting("cross", "standard", {"temperature": 0.5}),
 )
 
 
@@ -136,12 +162,14 @@ def into_ball(rows: Array, radius: float) -> Array:
     return np.asarray(0.9 * radius * rows / (1.0 + np.linalg.norm(rows, axis=-1, keepdims=True)))
 
 
-MASKS = ("none", "bool", "float", "causal")
+MASKS = ("none", "bool", "float", "sparse", "causal")
 
 
 def masked(kind: str, shape: Shape, seed: int = 0) -> dict[str, Any]:
     """Return the arguments of a kind of mask; the last of several queries may attend to nothing."""
     rng = np.random.default_rng([seed, *shape.logits])
+    if kind == "sparse":
+        return {"mask": SparseMask.from_dense(rng.random(shape.logits[-2:]) < 0.4)}
     if kind == "bool":
         allowed = rng.random(shape.logits) < 0.6
         allowed[..., 0, 0] = True
@@ -158,14 +186,15 @@ def masked(kind: str, shape: Shape, seed: int = 0) -> dict[str, Any]:
 
 
 def logit_error(got: Array, want: Array) -> float:
-    """Return the largest error relative to the largest logit of its row; infinity where -inf is not in its places.
+    """Return the largest error relative to the largest logit of its row, or to 1 where that is more.
 
-    Not element by element: where a product cancels to about 0, its own digits mean nothing.
+    Not element by element: where a product cancels to about 0, its own digits mean nothing; what a weight is off by
+    is the logit's error itself. Infinity where -inf is not in its places.
     """
     open_ = np.isfinite(want)
     if got.shape != want.shape or not np.array_equal(open_, np.isfinite(got)) or not (got[~open_] == -np.inf).all():
         return float("inf")
-    return _worst(np.where(open_, got, 0.0), np.where(open_, want, 0.0))
+    return _worst(np.where(open_, got, 0.0), np.where(open_, want, 0.0), 1.0)
 
 
 def weight_error(got: Array, want: Array) -> float:
@@ -182,8 +211,8 @@ def output_error(got: Array, want: Array) -> float:
     return _worst(got, want)
 
 
-def _worst(got: Array, want: Array) -> float:
-    scale = np.abs(want).max(axis=-1, keepdims=True)
+def _worst(got: Array, want: Array, least: float = 0.0) -> float:
+    scale = np.maximum(np.abs(want).max(axis=-1, keepdims=True), least)
     return float(np.max(np.abs(got - want) / np.where(scale > 0.0, scale, 1.0), initial=0.0))
 
 
@@ -239,10 +268,11 @@ def made(setting: Setting, dim: int) -> Attention:
     return row.mechanism(options)
 
 
-def truth(setting: Setting, q: Array, k: Array, v: Array, **mask: Any) -> reference.Truth:
+def truth(setting: Setting, q: Any, k: Any, v: Any, **mask: Any) -> reference.Truth:
     """Return the float64 truth of a setting for the values as they are given."""
-    dim = np.shape(q)[-1]
+    dim = np.shape(k[0])[-1]
     _, options = resolve(setting.name, setting.of(dim))
+    options.pop("mask", None)  # of the pattern "mask", which no setting has
     if options.get("feature_map") == "favor":  # what is random is taken over, what is made of it is not
         options["directions"] = orthogonal_directions(dim, options["num_features"], options["seed"])
     return reference.truth(setting.name, q, k, v, **mask, **options)
@@ -292,6 +322,48 @@ def _all() -> Iterator[Check]:
         yield Check(setting.suite, f"{setting}, weights sum to 1", partial(_sums, setting))
         yield Check(setting.suite, f"{setting}, later keys unseen", partial(_causal, setting), 0.0)
 
+    for late in LATE:
+        yield Check(late.suite, f"{late}, tokens", partial(_late, late, np.float32))
+        yield Check(late.suite, f"{late}, tokens, float64", partial(_late, late, np.float64), LIMIT64)
+    for layer in (MultiHeadAttention(21, 3, seed=1), CrossAttention(14, 2, kdim=5, vdim=3, bias=False, seed=2)):
+        for kind in ("none", "bool", "float"):
+            yield Check("multihead", f"{layer}, mask {kind}", partial(_layer, layer, kind))
+
+
+def _late(setting: Setting, dtype: Any) -> float:
+    """Return the worst error of late interaction, masks and forms of keys in turn."""
+    worst = 0.0
+    for tokens, lengths in ((1, [1] * 7), (3, [2, 1, 5, 3]), (5, [7] * 11)):
+        query, keys, value = draw_tokens(tokens, lengths, dtype)
+        for kind in ("none", "bool", "float"):
+            mask = masked(kind, Shape((), None, len(lengths), 13, 3))
+            want = truth(setting, query, keys, value, **mask)
+            worst = max(worst, error_of_functions(setting, query, keys, value, want, **mask))
+    return worst
+
+
+def draw_tokens(tokens: int, lengths: Sequence[int], dtype: Any = np.float32) -> tuple[Array, list[Array], Array]:
+    """Return the tokens of a query, those of keys of given lengths, and a value for each key."""
+    rng = np.random.default_rng([tokens, *lengths])
+    keys = [rng.standard_normal((length, 13)).astype(dtype) for length in lengths]
+    return rng.standard_normal((tokens, 13)).astype(dtype), keys, rng.standard_normal((len(keys), 3)).astype(dtype)
+
+
+def _layer(layer: MultiHeadAttention, kind: str) -> float:
+    """Return the worst error of a layer with projections, biases other than zero."""
+    rng = np.random.default_rng(4)
+    held = {name: array + rng.standard_normal(array.shape) * 0.2 for name, array in layer.parameters().items()}
+    layer = type(layer)(**layer.config)
+    layer.set_parameters(held)
+    shapes = (2, 5, layer.d_model), (2, 7, layer.kdim), (2, 7, layer.vdim)
+    q, k, v = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    mask = masked(kind, Shape((2,), 5, 7, 1, 1))
+    options: dict[str, Any] = {"num_heads": layer.num_heads, "scale": layer.scale, "parameters": layer.parameters()}
+    want = reference.truth("multi_head", q, k, v, **mask, **options)
+    output, weights, _ = layer.forward(q, k, v, need_weights=True, **mask)
+    assert weights is not None
+    return max(weight_error(weights, want.weights), output_error(output, want.output))
+
 
 def _softmax() -> float:
     logits = np.concatenate([np.linspace(-30.0, 5.0, 97), [-np.inf]])
@@ -320,10 +392,11 @@ def _sums(setting: Setting) -> float:
     """Return by how much weights miss a sum of 1, or of 0 where nothing may be attended."""
     worst = 0.0
     for shape in SHAPES:
-        q, k, _ = draw(setting, shape)
+        q, k, v = draw(setting, shape)
         mask = masked("bool", shape)
         total = functional.attention_scores(q, k, setting.name, **mask, **setting.of(q.shape[-1])).sum(axis=-1)
-        worst = max(worst, float(np.abs(total - mask["mask"].any(axis=-1)).max()))
+        attended = np.isfinite(truth(setting, q, k, v, **mask).logits).any(axis=-1)
+        worst = max(worst, float(np.abs(total - attended).max()))
     return worst
 
 
@@ -333,11 +406,12 @@ def _causal(setting: Setting) -> float:
     mechanism = made(setting, q.shape[-1])
     half = q.shape[-2] // 2
     want = mechanism.forward(q, k, v, is_causal=True).output[:half]
+    half += setting.options.get("position", 0)
     k[half:], v[half:] = k[half:, ::-1] * np.float32(0.5), v[half:, ::-1] * np.float32(0.5)  # points stay in the ball
-    got = mechanism.forward(q, k, v, is_causal=True).output[:half]
+    got = mechanism.forward(q, k, v, is_causal=True).output[: len(want)]
     return 0.0 if got.tobytes() == want.tobytes() else float("inf")
 
 
-def untested(settings: Sequence[Setting] = SETTINGS) -> list[str]:
+def untested(settings: Sequence[Setting] = (*SETTINGS, *LATE)) -> list[str]:
     """List the types of the registry that no setting has."""
     return [name for name in REGISTRY if name not in {setting.name for setting in settings}]

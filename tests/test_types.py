@@ -14,7 +14,17 @@ import attnbridge as ab
 from attnbridge import mechanisms, selftest
 from attnbridge.mechanisms.base import Attention
 from attnbridge.scoring import REGISTRY, resolve
-from attnbridge.selftest import LIMIT, SETTINGS, Setting, Shape, draw, error_of_class, error_of_functions, masked
+from attnbridge.selftest import (
+    LIMIT,
+    SETTINGS,
+    Setting,
+    Shape,
+    draw,
+    error_of_class,
+    error_of_functions,
+    masked,
+    parameters_of,
+)
 
 MAX32 = float(np.finfo(np.float32).max)
 
@@ -41,7 +51,7 @@ def mechanism(setting, like):
 
 
 def test_every_type_has_a_formula_and_a_setting():
-    assert set(TYPES) == set(REGISTRY)
+    assert set(TYPES) | {"cross"} == set(REGISTRY)  # late interaction has a formula over ragged tokens
     assert selftest.untested() == []
 
 
@@ -127,16 +137,62 @@ def test_whole_numbers(setting):
     assert error_of_class(setting, *arrays, want) <= LIMIT
 
 
+LATE = pytest.mark.parametrize("setting", selftest.LATE, ids=str)
+
+
+@LATE
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(("tokens", "lengths"), [(1, [1]), (2, [3, 1, 2, 7]), (7, [5] * 11), (1, [1] * 13)])
+def test_late_interaction(setting, dtype, tokens, lengths):
+    """A query of tokens with keys of tokens: a list, an array where all are as long, vectors where all have one."""
+    query, keys, value = selftest.draw_tokens(tokens, lengths, dtype)
+    forms = [keys, [key.tolist() for key in keys]] if dtype == np.float32 else [keys]
+    forms += [np.stack(keys)] if len(set(lengths)) == 1 else []
+    forms += [np.concatenate(keys)] if set(lengths) == {1} else []
+    for kind in ("none", "bool", "float", "sparse"):
+        mask = masked(kind, Shape((), None, len(keys), 13, 3))
+        want = selftest.truth(setting, query, keys, value, **mask)
+        for form in forms:
+            got = error_of_functions(setting, query, form, value, want, **mask)
+            assert got <= (LIMIT if dtype == np.float32 else selftest.LIMIT64), f"{kind}, {type(form)}: {got:.2e}"
+    if tokens == 1:
+        want = ab.attention_scores(query, keys, "cross", **setting.options)
+        assert ab.attention_scores(query[0], keys, "cross", **setting.options).tobytes() == want.tobytes()
+
+
+@LATE
+def test_late_interaction_keeps_its_promises(setting):
+    query, keys, value = selftest.draw_tokens(3, [2, 5, 1, 1, 7])
+    weights = ab.attention_scores(query, keys, "cross", **setting.options)
+    np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
+    order = np.array([3, 1, 4, 0, 2])
+    permuted = ab.attention_scores(query, [keys[i] for i in order], "cross", **setting.options)
+    np.testing.assert_allclose(permuted, weights[order], rtol=1e-6)
+    shuffled = ab.attention_scores(query[::-1], [key[::-1] for key in keys], "cross", **setting.options)
+    np.testing.assert_allclose(shuffled, weights, rtol=1e-5)
+    nothing = np.zeros(5, bool)
+    assert not ab.attention_scores(query, keys, "cross", mask=nothing, **setting.options).any()
+    assert not ab.attention(query, keys, value, "cross", mask=nothing, **setting.options).any()
+    assert ab.attention_scores(query, keys[:1], "cross", **setting.options).tolist() == [1.0]
+    huge = [np.full((2, 7), 1e15, np.float32)] * 3
+    np.testing.assert_allclose(ab.attention_scores(huge[0], huge, "cross", **setting.options), 1.0 / 3.0, rtol=1e-6)
+    big = [np.float32(MAX32 / 2) * np.sign(key) for key in (query, *keys)]
+    want = selftest.truth(setting, big[0], big[1:], value)
+    assert error_of_functions(setting, big[0], big[1:], value, want) <= LIMIT
+
+
 # ---- what all of them promise
 
 
 @each_setting
 def test_weights_sum_to_one_over_what_may_be_attended(setting):
     for shape in GRID:
-        q, k, _ = draw(setting, shape)
+        q, k, v = draw(setting, shape)
         allowed = masked("bool", shape)["mask"]
         weights = mechanism(setting, q).weights(q, k, mask=allowed)
-        np.testing.assert_allclose(weights.sum(axis=-1), allowed.any(axis=-1), atol=1e-5)
+        reached = np.isfinite(selftest.truth(setting, q, k, v, mask=allowed).logits)  # patterns leave some out
+        assert (reached <= allowed).all()
+        np.testing.assert_allclose(weights.sum(axis=-1), reached.any(axis=-1), atol=1e-5)
         assert ((weights >= 0.0) & (weights <= 1.0)).all()
         assert (weights[~allowed] == 0.0).all()
 
@@ -149,7 +205,8 @@ def test_permuting_keys_permutes_weights(setting):
         q, k, v = draw(setting, shape)
         order = np.random.default_rng(5).permutation(shape.keys)
         own = mechanism(setting, q)
-        k[..., 2:3, :] = k[..., 2:3, :] * 0.9  # no duplicates, between which a choice may go by place
+        k[..., 2:3, :] *= np.float32(0.9)  # no duplicates and no zero query: between equal logits it goes by place
+        q[~q.any(axis=-1)] = 0.1
         output, weights, _ = own.forward(q, k, v, need_weights=True)
         shuffled = own.forward(q, k[..., order, :], v[..., order, :], need_weights=True)
         np.testing.assert_allclose(shuffled.weights, weights[..., order], rtol=1e-5, atol=1e-30)
@@ -186,15 +243,17 @@ def test_causal_never_looks_ahead(setting):
         q, k, v = draw(setting, shape)
         own = mechanism(setting, q)
         want = own.forward(q, k, v, is_causal=True, need_weights=True)
-        for cut in (1, shape.queries // 2, shape.queries - 1):
-            later_k, later_v = k.copy(), v.copy()
-            later_k[..., cut:, :] = k[..., cut:, :][..., ::-1, :] * np.float32(0.5)
-            later_v[..., cut:, :] = v[..., cut:, :][..., ::-1, :] * np.float32(0.5)
+        first = setting.options.get("position") or 0  # of the first query
+        for cut in (1, shape.queries // 2, shape.queries - 1 - first):
+            later_k, later_v, seen = k.copy(), v.copy(), cut + first
+            later_k[..., seen:, :] = k[..., seen:, ::-1] * np.float32(0.5)
+            later_v[..., seen:, :] = v[..., seen:, ::-1] * np.float32(0.5)
             got = own.forward(q, later_k, later_v, is_causal=True, need_weights=True)
             assert got.output[..., :cut, :].tobytes() == want.output[..., :cut, :].tobytes()
             assert got.weights[..., :cut, :].tobytes() == want.weights[..., :cut, :].tobytes()
-            assert (got.weights[..., :cut, cut:] == 0.0).all()
-            assert (got.output[..., cut:, :] != want.output[..., cut:, :]).any()
+            assert (got.weights[..., :cut, seen:] == 0.0).all()
+            if cut == 1:
+                assert (got.output[..., 1:, :] != want.output[..., 1:, :]).any()
 
 
 @each_setting
@@ -216,8 +275,10 @@ def test_nothing_to_attend_to_gives_zeros(setting):
 def test_one_key_has_all_the_weight(setting):
     q, k, v = draw(setting, Shape((2,), 3, 1, 5, 7))
     output, weights, _ = mechanism(setting, q).forward(q, k, v, need_weights=True)
-    assert (weights == 1.0).all()
-    np.testing.assert_allclose(output, np.broadcast_to(v, output.shape), rtol=1e-5)
+    reached = np.isfinite(selftest.truth(setting, q, k, v).logits)  # patterns leave some out
+    assert (weights == reached).all()
+    assert weights.any()
+    np.testing.assert_allclose(output, np.where(reached, v, 0.0), rtol=1e-5)
 
 
 @each_setting
@@ -288,6 +349,8 @@ class Change:
         Dimensions of query, key and value that are refused without the change.
     raises : type, optional
         What `forward` raises with the change.
+    refused : bool
+        Whether the call is refused without the change.
     shows : callable
         (mechanism, arrays, call) -> something that must change.
     """
@@ -299,6 +362,7 @@ class Change:
     heads: int = 1
     widths: tuple | None = None
     raises: type | None = None
+    refused: bool = False
     shows: Callable = lambda own, arrays, call: own.forward(*arrays, **call).output.round(4).tolist()
 
 
@@ -310,6 +374,11 @@ def projections(dim):
     return {name: np.random.default_rng(i).standard_normal((4, dim)) for i, name in enumerate(("W_q", "W_k"))}
 
 
+NETWORK = parameters_of(lambda dim: {"W": (5, dim), "U": (5, dim), "a": (5,)})(7)
+V1 = {"W": NETWORK["W"], "a_q": NETWORK["a"], "a_k": -NETWORK["a"]}
+
+TWO_MASKS = [ab.SparseMask.window((11, 13), size) for size in (1, 2)]
+
 OPTIONS = {
     ("scaled_dot", "scale"): Change(2.0),
     ("multi_head", "num_heads"): Change(2, {"num_heads": 1}, heads=2),
@@ -320,6 +389,20 @@ OPTIONS = {
     ("linear", "num_features"): Change(11, FAVOR),
     ("linear", "seed"): Change(5, FAVOR),
     ("linear", "scale"): Change(0.5),
+    ("gat", "version"): Change("v1", {"parameters": V1}, refused=True),
+    ("gat", "temperature"): Change(0.5),
+    ("gat", "negative_slope"): Change(0.9, {"parameters": NETWORK}),
+    ("gat", "parameters"): Change(NETWORK),
+    ("sparse", "pattern"): Change("block", {"pattern": "strided", "block_size": 3}),
+    ("sparse", "top_k"): Change(2),
+    ("sparse", "window"): Change(3, {"pattern": "local"}),
+    ("sparse", "block_size"): Change(3, {"pattern": "block"}),
+    ("sparse", "num_global_tokens"): Change(2, {"pattern": "local_global", "window": 1}),
+    ("sparse", "position"): Change(2, {"pattern": "local", "window": 1}),
+    ("sparse", "mask"): Change(TWO_MASKS[1], {"pattern": "mask", "mask": TWO_MASKS[0]}),
+    ("sparse", "scale"): Change(2.0),
+    ("cross", "scale"): Change(2.0),
+    ("cross", "temperature"): Change(0.5),
     ("poincare", "temperature"): Change(0.3),
     ("poincare", "curvature"): Change(-0.5),
     ("poincare", "map"): Change("expmap0"),
@@ -352,6 +435,43 @@ ARGUMENTS = {
         "causal": Change(True, HEADS),
         "max_seq_len": Change(12, HEADS, raises=ab.InputTooLargeError),
         "seed": Change(1, HEADS),
+    },
+    "CrossAttention": {
+        "d_model": Change(10, HEADS, widths=(10, 10, 10)),
+        "num_heads": Change(7, HEADS),
+        "bias": Change(False, HEADS, shows=names_of_parameters),
+        "projections": Change(False, HEADS, heads=2),
+        "kdim": Change(3, HEADS, widths=(14, 3, 3)),
+        "vdim": Change(5, HEADS, widths=(14, 14, 5)),
+        "dropout": Change(0.5, HEADS, call=TRAINING),
+        "scale": Change(2.0, HEADS),
+        "max_seq_len": Change(12, HEADS, raises=ab.InputTooLargeError),
+        "seed": Change(1, HEADS),
+    },
+    "GraphAttention": {
+        "in_dim": Change(7),
+        "out_dim": Change(3, {"in_dim": 7}),
+        "version": Change("v1", {"in_dim": 7}),
+        "edge_dim": Change(2, {"in_dim": 7}, call={"edge_features": np.ones((13, 2))}, refused=True),
+        "temperature": Change(0.5),
+        "negative_slope": Change(0.9, {"in_dim": 7}),
+        "aggregation": Change("max"),
+        "normalize": Change(False),
+        "seed": Change(1, {"in_dim": 7}),
+        "dropout": Change(0.5, call=TRAINING),
+        "causal": Change(True),
+    },
+    "SparseAttention": {
+        "pattern": Change("block", {"pattern": "strided", "block_size": 3}),
+        "top_k": Change(2),
+        "window": Change(3, {"pattern": "local"}),
+        "block_size": Change(3, {"pattern": "block"}),
+        "num_global_tokens": Change(2, {"pattern": "local_global", "window": 1}),
+        "mask": Change(TWO_MASKS[1], {"pattern": "mask", "mask": TWO_MASKS[0]}),
+        "position": Change(2, {"pattern": "local", "window": 1}),
+        "causal": Change(True),
+        "scale": Change(2.0),
+        "dropout": Change(0.5, call=TRAINING),
     },
     "LinearAttention": {
         "feature_map": Change("favor"),
@@ -391,6 +511,9 @@ def test_the_tables_list_every_option_and_every_argument():
 
 def given(name, base, heads):
     """Return arrays that a type takes: of the dimension that is asked for, or 7."""
+    if name == "cross" and "d_model" not in base:
+        tokens, keys, _ = selftest.draw_tokens(3, [2] * 13)
+        return tokens, keys, keys[0][:1] * np.arange(13, dtype=np.float32)[:, None]
     dim = base.get("d_model", 7 * heads)
     q, k, _ = draw(Setting(name, ""), Shape((), 11, 13, dim, dim))
     v = draw(Setting(name, ""), Shape((), 11, 13, dim, dim), seed=1)[2]
@@ -407,12 +530,14 @@ def test_every_option_changes_the_result(name, option):
     q, k, v = given(name, {}, change.heads)
 
     def results(options):
-        return {
-            "logits": ab.attention_logits(q, k, name, **options),
-            "weights": ab.attention_scores(q, k, name, **options),
-            "output": ab.attention(q, k, v, name, **options),
-        }
+        own = REGISTRY[name].mechanism(resolve(name, options)[1])
+        return {"logits": own.logits(q, k), "weights": own.weights(q, k), "output": own.forward(q, k, v).output}
 
+    if change.refused:
+        with pytest.raises(ab.AttentionError, match=option):
+            results(change.base)
+        assert not same(results({**change.base, option: change.value})["weights"], results({})["weights"])
+        return
     before, after = results(change.base), results({**change.base, option: change.value})
     assert {part for part in before if not same(before[part], after[part])} == set(change.what)
     if option not in change.base:  # what is left out is the default that is listed
@@ -440,7 +565,13 @@ def test_every_argument_changes_the_result(name, argument):
             before.forward(*arrays)
         assert after.forward(*arrays).output.shape[0] == 11
         return
-    assert change.shows(after, arrays, change.call) != change.shows(before, arrays, change.call)
+    if change.refused:
+        with pytest.raises(ab.AttentionError, match=argument):
+            before.forward(*arrays, **change.call)
+        before_call = {}
+    else:
+        before_call = change.call
+    assert change.shows(after, arrays, change.call) != change.shows(before, arrays, before_call)
 
 
 @each_setting
@@ -514,6 +645,36 @@ REFUSED = [
         of(ab.AttentionConfig, d_model=768, num_heads=5),
         ab.DimensionMismatchError,
         "d_model 768 must be divisible by num_heads 5; 4 would do",
+    ),
+    (
+        of(ab.attention_scores, rows(1, 768), rows(3, 768), "multi_head", num_heads=5),
+        ab.DimensionMismatchError,
+        "Query dimension 768 must be divisible by num_heads 5; 4 would do",
+    ),
+    (
+        of(ab.attention, rows(2, 4), rows(3, 4), rows(3, 5), "multi_head", num_heads=2),
+        ab.DimensionMismatchError,
+        "Value dimension 5 must be divisible by num_heads 2; 1 would do",
+    ),
+    (
+        of(ab.SparseAttention, "local", window=0),
+        ab.InvalidConfigError,
+        "window must be a whole number >= 1, got 0",
+    ),
+    (
+        of(ab.attention, rows(2, 4), rows(3, 4), rows(3, 4), "sparse", pattern="block", block_size=0),
+        ab.InvalidConfigError,
+        "block_size must be a whole number >= 1, got 0",
+    ),
+    (
+        of(ab.SparseAttention, top_k=0),
+        ab.InvalidConfigError,
+        "top_k must be a whole number >= 1, got 0",
+    ),
+    (
+        of(ab.ScaledDotProductAttention().forward, rows(2, 3), rows(5, 3), rows(5, 3), ab.SparseMask.causal((5, 2))),
+        ab.InvalidMaskError,
+        "mask must have shape (queries, keys) = (2, 5), got a SparseMask (5, 2)",
     ),
     (
         of(ab.ScaledDotProductAttention, dropout=1.0),
