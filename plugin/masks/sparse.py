@@ -442,7 +442,7 @@ class SparseMask:
         Examples
         --------
         >>> import attnbridge as ab
-        >>> ab.SparseMask.causal((3, 3)).to_csr().sum()
+        >>> int(ab.SparseMask.causal((3, 3)).to_csr().sum())
         6
         """
         from scipy.sparse import csr_matrix

@@ -1,22 +1,29 @@
 """Sparse attention: scaled dot products of listed pairs only, at a cost that grows with the pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import isqrt
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.config import SparseAttentionConfig, as_dropout
-from attnbridge.errors import InvalidConfigError, InvalidInputError, InvalidMaskError
-from attnbridge.masks import DenseMask, SparseMask, bands
-from attnbridge.mechanisms.base import Attended, Attention, Batch, cut_blocks
+from attnbridge.errors import InvalidConfigError, InvalidMaskError
+from attnbridge.masks import SparseMask, bands
+from attnbridge.mechanisms.base import Attended, Attention, Batch
+from attnbridge.mechanisms.pairs import (
+    Pairs,
+    attend_pairs,
+    best_pairs,
+    distinct_masks,
+    raise_beyond_float64,
+    restricted,
+)
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional, positive, scale_or_default
 from attnbridge.metric import Keys
-from attnbridge.threads import for_chunks, usable_threads
-from attnbridge.validation import Float, as_bool, as_choice, as_count, kernel_ready
+from attnbridge.validation import Float, as_bool, as_choice, as_count
 
 # What each pattern takes beside the arguments of all; "mask" is none of a config, which holds no arrays.
 _TAKES: Mapping[str, tuple[str, ...]] = {
@@ -37,102 +44,37 @@ _BANDS = {
     "fixed": bands.fixed_bands,
 }
 
-# Multiplications that a thread does at a time: some milliseconds.
-_CHUNK = 8_000_000
-
-
-class Pairs(NamedTuple):
-    """What a problem's queries attend to, and what is added to the logits of its pairs, (nnz,) or (0,)."""
-
-    mask: SparseMask
-    bias: npt.NDArray[np.float64] = np.empty(0)
-
-
-def attend_sparse(
-    batch: Batch, mask: SparseMask, *, scale: float | None, rate: float = 0.0, draw: int = 0, need_weights: bool = False
-) -> Attended:
-    """Return the attention of each problem of a batch over the pairs of a mask, which stands for the batch's own.
-
-    Parameters
-    ----------
-    batch : Batch
-        Its is_causal counts; without values, the output is (P, L, 0).
-    mask : SparseMask, (L, S)
-    scale : float or None
-        Factor on q . k; None is 1/sqrt(d).
-    rate, draw : float, int
-        Dropout as `kernels.drop` takes it: the same pairs are dropped as by dense attention.
-    need_weights : bool
-        Return (P, L, S) weights too.
-    """
-    return attend_pairs(batch, [Pairs(mask)] * len(batch.which), 0, scale, rate, draw, need_weights)
-
-
-def attend_pairs(
-    batch: Batch,
-    pairs: list[Pairs],
-    first: int,
-    scale: float | None,
-    rate: float = 0.0,
-    draw: int = 0,
-    need_weights: bool = False,
-) -> Attended:
-    """Return the attention of each problem over its pairs; a causal query i sees keys 0 .. first + i."""
-    batch.require_finite()  # a key that nobody attends to would not show in the result
-    problems, queries, keys = batch.shape
-    kind = batch.key.dtype
-    value = np.empty((1, keys, 0), kind) if batch.value is None else batch.value
-    out, total = np.empty((problems, queries, value.shape[2]), kind), np.empty((problems, queries))
-    weights = np.zeros((problems, queries, keys) if need_weights else (problems, 0, 0), kind)
-    reach = first + 1 if batch.is_causal else keys
-    factor = scale_or_default(batch.query.shape[2], scale)
-    for problem, (q, k, v) in enumerate(batch.which):
-        arrays = batch.query[q], batch.key[k], value[0 if batch.value is None else v]
-        filled = out[problem], weights[problem], total[problem]
-        if _attend_problem(*arrays, pairs[problem], reach, factor, rate, draw, problem, *filled):
-            _raise_beyond_float64(batch, len(pairs[problem].bias) > 0)
-    return Attended(out, weights if need_weights else None, total)
-
-
-def _attend_problem(
-    query: Float,
-    key: Float,
-    value: Float,
-    pairs: Pairs,
-    reach: int,
-    scale: float,
-    rate: float,
-    draw: int,
-    problem: int,
-    out: Float,
-    weights: Float,
-    total: npt.NDArray[np.float64],
-) -> bool:
-    """Fill out, weights and total, a chunk of queries at a time; return whether a logit was beyond float64."""
-    indptr, indices = kernel_ready(pairs.mask.indptr), kernel_ready(pairs.mask.indices)
-    beyond = []
-
-    def work(start: int, stop: int) -> None:
-        rows = slice(start, stop)
-        about = indptr[start : stop + 1], indices, pairs.bias, start, reach, scale, rate, draw, problem
-        if kernels.attend_pairs(query[rows], key, value, *about, out[rows], weights[rows], total[rows]) >= 0:
-            beyond.append(start)
-
-    a_query = (key.shape[1] + value.shape[1]) * pairs.mask.nnz // max(1, len(query))
-    for_chunks(work, len(query), 1 + _CHUNK // (1 + a_query), usable_threads())
-    return bool(beyond)
-
-
-def _raise_beyond_float64(batch: Batch, by_mask: bool) -> None:
-    if by_mask:
-        raise InvalidMaskError("mask must stay within float64 when added to the logits (1.8e308); lower it")
-    query, key, _ = batch.names
-    raise InvalidInputError(f"{query} and {key} must have products within float64 (1.8e308); rescale them")
-
 
 def _as_mask(value: Any, name: str) -> SparseMask:
-    """Return a sparse mask, of one or of a boolean matrix."""
-    return value if isinstance(value, SparseMask) else SparseMask.from_dense(value)
+    """Return a sparse mask, of one, of a boolean matrix, or of what a config holds of one."""
+    if isinstance(value, SparseMask):
+        return value
+    if isinstance(value, Mapping):
+        if set(value) != {"indptr", "indices", "shape"}:
+            raise InvalidMaskError(
+                f"{name} as a mapping must have indptr, indices and shape, got {', '.join(map(str, value)) or 'nothing'}"
+            )
+        return SparseMask(**value)
+    return SparseMask.from_dense(value)
+
+
+def _mask_settings(mask: SparseMask) -> dict[str, Any]:
+    """Return what JSON can hold of a mask."""
+    return {"indptr": mask.indptr.tolist(), "indices": mask.indices.tolist(), "shape": list(mask.shape)}
+
+
+def _as_whole(value: Any, name: str) -> int:
+    return as_count(value, name, least=0)
+
+
+_CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
+    "top_k": as_count,
+    "window": as_count,
+    "block_size": as_count,
+    "num_global_tokens": _as_whole,
+    "mask": _as_mask,
+    "position": _as_whole,
+}
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
@@ -156,14 +98,10 @@ SPARSE = AttentionType(
     pairwise=False,
     options={
         "pattern": Option("top_k", lambda value, name: as_choice(value, name, _TAKES)),
-        # None is the pattern's default.
-        "top_k": Option(None, optional(as_count)),
-        "window": Option(None, optional(as_count)),
-        "block_size": Option(None, optional(as_count)),
-        "num_global_tokens": Option(None, optional(lambda value, name: as_count(value, name, least=0))),
-        "mask": Option(None, optional(_as_mask)),
-        # Which row of the pattern the query is.
-        "position": Option(None, optional(lambda value, name: as_count(value, name, least=0))),
+        # None is the pattern's default, and an error for another pattern.
+        **{name: Option(None, optional(check)) for name, check in _CHECKS.items()},
+        # As it can be saved with an index.
+        "mask": Option(None, optional(lambda value, name: _mask_settings(_as_mask(value, name)))),
         "scale": Option(None, optional(positive)),
     },
     logits=_logits,
@@ -254,9 +192,8 @@ class SparseAttention(Attention):
         }
         self._arguments: dict[str, Any] = {}
         for name, value in given.items():
-            check = self.row.options[name].check
             if name in _TAKES[self.pattern]:
-                self._arguments[name] = _DEFAULTS.get(name) if value is None else check(value, name)
+                self._arguments[name] = _DEFAULTS.get(name) if value is None else _CHECKS[name](value, name)
             elif value is not None:
                 homes = " or ".join(repr(one) for one, names in _TAKES.items() if name in names)
                 raise InvalidConfigError(f"{name} belongs to pattern {homes}, got {name}={value!r} with {pattern!r}")
@@ -293,14 +230,17 @@ class SparseAttention(Attention):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that make an equal mechanism; JSON, but for a mask."""
-        return {
-            "pattern": self.pattern,
-            **self._arguments,
-            "causal": self.causal,
-            "scale": self.scale,
-            "dropout": self.dropout,
-        }
+        """The arguments that make an equal mechanism."""
+        mask = self._arguments.get("mask")
+        return self._settings() | ({} if mask is None else {"mask": _mask_settings(mask)})
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings().items())
+        return f"SparseAttention({settings})"
+
+    def _settings(self) -> dict[str, Any]:
+        common = {"causal": self.causal, "scale": self.scale, "dropout": self.dropout}
+        return {"pattern": self.pattern, **self._arguments, **common}
 
     def kept(self, keys: int) -> int:
         """Return how many of a query's logits the pattern "top_k" keeps.
@@ -379,47 +319,15 @@ class SparseAttention(Attention):
 
     def _pairs(self, batch: Batch) -> list[Pairs]:
         """Return what each problem attends to; what is_causal hides may be among it."""
-        blocks, numbers = _blocks(batch)
+        blocks, numbers = distinct_masks(batch)
         if self.pattern == "top_k":
-            return [self._best(batch, problem, blocks[number]) for problem, number in enumerate(numbers)]
+            most = self.kept(batch.shape[2])
+            return [best_pairs(batch, problem, blocks[n], most, self.scale) for problem, n in enumerate(numbers)]
         own = None
         if self.pattern != "mask" or batch.mask is None or self._arguments["mask"] is not None:
             own = self._rows_of_pattern(*batch.shape[1:], single=batch.single)
-        cut = [_restricted(own, block) for block in blocks]
+        cut = [restricted(own, block) for block in blocks]
         return [cut[number] for number in numbers]
-
-    def _best(self, batch: Batch, problem: int, block: Any) -> Pairs:
-        """Return the pairs of each query's largest logits among those that it may attend to."""
-        _, queries, keys = batch.shape
-        query, key = (
-            rows[number] for rows, number in zip((batch.query, batch.key), batch.which[problem], strict=False)
-        )
-        scale = scale_or_default(query.shape[1], self.scale)
-        most = self.kept(keys)
-        chosen = np.full((queries, most), keys, np.int64)
-
-        def work(start: int, stop: int) -> None:
-            best, every = np.empty(most, np.int64), np.empty(keys)
-            for i in range(start, stop):
-                ids = block._row(i).astype(np.int64) if isinstance(block, SparseMask) else None
-                scores = every if ids is None else every[: len(ids)]
-                kernels.dot(query[i], 0.0, key, None, None, ids, scale, scores)
-                if ids is None and block is not None:
-                    _apply(block[i], scores)
-                if not (scores < np.inf).all():
-                    _raise_beyond_float64(batch, isinstance(block, np.ndarray) and block.dtype != np.bool_)
-                if batch.is_causal:
-                    scores[(np.arange(keys) if ids is None else ids) > i] = -np.inf
-                found = best[: kernels.top_k(scores, None, best)]
-                found = found[scores[found] > -np.inf]
-                chosen[i, : len(found)] = found if ids is None else ids[found]
-
-        batch.require_finite()
-        for_chunks(work, queries, 1 + _CHUNK // (keys * query.shape[1]), usable_threads())
-        chosen.sort(axis=1)
-        some = chosen < keys
-        mask = SparseMask._of(bands.as_indptr(some.sum(axis=1)), chosen[some].astype(np.int32), (queries, keys))
-        return _restricted(mask, block) if isinstance(block, np.ndarray) and block.dtype != np.bool_ else Pairs(mask)
 
     # ---- the protocol
 
@@ -441,7 +349,7 @@ class SparseAttention(Attention):
                 if len(bias):
                     row += bias[mask.indptr[i] : mask.indptr[i + 1]]
                 if not (row < np.inf).all():
-                    _raise_beyond_float64(batch, len(bias) > 0)
+                    raise_beyond_float64(batch, len(bias) > 0)
                 out[problem, i, ids] = row
         if batch.is_causal:
             queries, keys = batch.shape[1:]
@@ -465,36 +373,3 @@ class SparseAttention(Attention):
         """Return outputs (P, L, dv), weights (P, L, S) if needed, and log-normalisers (P, L)."""
         drawn = self._draw(training, seed)
         return attend_pairs(batch, self._pairs(batch), self._first, self.scale, *drawn, need_weights)
-
-
-def _blocks(batch: Batch) -> tuple[list[Any], npt.NDArray[np.int64]]:
-    """Return the distinct masks (L, S) of a batch, sparse or arrays or None, and which of them each problem has."""
-    if not isinstance(batch.mask, DenseMask):
-        return [batch.mask], np.zeros(len(batch.which), np.int64)
-    data = batch.mask.data
-    whole = np.broadcast_to(data, np.broadcast_shapes(data.shape, batch.shape[1:]))
-    blocks, numbers = cut_blocks(whole, batch.lead, 2)
-    return list(blocks), numbers
-
-
-def _restricted(own: SparseMask | None, block: Any) -> Pairs:
-    """Return the pairs of a pattern, or of None for any, that a mask (L, S) lets through."""
-    if block is None:
-        assert own is not None
-        return Pairs(own)
-    if isinstance(block, SparseMask):
-        return Pairs(block if own is None else own & block)
-    boolean = block.dtype == np.bool_
-    if own is None:
-        own = SparseMask.from_dense(block if boolean else block > -np.inf)
-    there = block[own._rows(), own.indices]
-    return Pairs(own._filtered(there)) if boolean else Pairs(own, there.astype(np.float64))
-
-
-def _apply(row: npt.NDArray[Any], scores: npt.NDArray[np.float64]) -> None:
-    """Put -inf where a boolean row is False, or add a float one."""
-    if row.dtype == np.bool_:
-        scores[~row] = -np.inf
-    else:
-        with np.errstate(over="ignore"):
-            scores += row
