@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
+    from attnbridge.mechanisms import GeometricAttention as GeometricAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
@@ -70,6 +71,7 @@ _MECHANISMS = (
     "Attention",
     "AttentionContext",
     "AttentionOutput",
+    "GeometricAttention",
     "HyperbolicAttention",
     "ScaledDotProductAttention",
 )

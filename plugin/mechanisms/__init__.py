@@ -1,6 +1,7 @@
 """Attention mechanisms: each module holds a type's row of the registry and its class over whole sequences."""
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
+from attnbridge.mechanisms.geometric import GeometricAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 
@@ -8,6 +9,7 @@ __all__ = [
     "Attention",
     "AttentionContext",
     "AttentionOutput",
+    "GeometricAttention",
     "HyperbolicAttention",
     "ScaledDotProductAttention",
 ]
