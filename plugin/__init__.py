@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
     from attnbridge.mechanisms import CrossAttention as CrossAttention
+    from attnbridge.mechanisms import GeometricAttention as GeometricAttention
     from attnbridge.mechanisms import GraphAttention as GraphAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import LinearAttention as LinearAttention
@@ -78,6 +79,7 @@ _MECHANISMS = (
     "AttentionOutput",
     "GraphAttention",
     "CrossAttention",
+    "GeometricAttention",
     "HyperbolicAttention",
     "MultiHeadAttention",
     "LinearAttention",

@@ -189,6 +189,7 @@ def attention(
     query: Any,
     keys: Any,
     values: Any,
+    /,  # poincare has an option named values
     attention_type: str = "scaled_dot",
     *,
     mask: Any = None,

@@ -328,7 +328,8 @@ def test_bridge_ranks_by_hyperbolic_distance(index):
     bridge = Bridge(4, attention="poincare", curvature=-0.5, temperature=0.3, index=index)
     bridge.add(rows, wait=True)
     assert bridge.config["metric"] == "poincare"
-    assert bridge.config["options"] == {"temperature": 0.3, "curvature": -0.5, "map": "ball"}
+    options = {"temperature": 0.3, "curvature": -0.5, "map": "ball", "values": "euclidean"}
+    assert bridge.config["options"] == options
     space = ab.HyperbolicSpace(-0.5)
     queries = tree(rng, 15, 4, 0.5)
     for query, batch in zip(queries, bridge.search_batch(queries, k=10, candidates=600), strict=True):

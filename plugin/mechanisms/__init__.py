@@ -2,6 +2,7 @@
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
 from attnbridge.mechanisms.cross import CrossAttention
+from attnbridge.mechanisms.geometric import GeometricAttention
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.linear import LinearAttention
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionContext",
     "AttentionOutput",
     "CrossAttention",
+    "GeometricAttention",
     "GraphAttention",
     "HyperbolicAttention",
     "LinearAttention",
