@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import GraphAttention as GraphAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import LinearAttention as LinearAttention
+    from attnbridge.mechanisms import MixtureOfExpertsAttention as MixtureOfExpertsAttention
     from attnbridge.mechanisms import MultiHeadAttention as MultiHeadAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
@@ -83,6 +84,7 @@ _MECHANISMS = (
     "HyperbolicAttention",
     "MultiHeadAttention",
     "LinearAttention",
+    "MixtureOfExpertsAttention",
     "ScaledDotProductAttention",
     "SparseAttention",
 )

@@ -6,6 +6,7 @@ from attnbridge.mechanisms.geometric import GeometricAttention
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.linear import LinearAttention
+from attnbridge.mechanisms.moe import MixtureOfExpertsAttention
 from attnbridge.mechanisms.multi_head import MultiHeadAttention
 from attnbridge.mechanisms.sparse import SparseAttention
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
@@ -19,6 +20,7 @@ __all__ = [
     "GraphAttention",
     "HyperbolicAttention",
     "LinearAttention",
+    "MixtureOfExpertsAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",
     "SparseAttention",

@@ -445,6 +445,7 @@ class GraphAttention(Attention):
     def _edge_blocks(self, batch: Batch) -> Any:
         """Return the edges' features (P, L, S, edge_dim) of a batch, None without any."""
         if self._edges is None:
+            self._along(None)  # where another mechanism calls, without a forward of this one
             return None
         want = (*batch.lead, *batch.shape[1:], self.edge_dim)
         try:
