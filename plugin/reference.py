@@ -257,6 +257,22 @@ def _positions(q: Array, k: Array, options: Options) -> tuple[npt.NDArray[np.int
     return np.arange(len(q))[:, None] + (options["position"] or 0), np.arange(len(k))[None]
 
 
+def _moe(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
+    """Shazeer et al. 2017, equations 1 and 3 to 5 without noise: gates of the top_k experts, over their sum.
+
+    It is the experts' weights that are mixed.
+    """
+    router = options["router"]
+    shares = softmax(q @ np.asarray(router["W_r"], np.float64) + np.asarray(router["b_r"], np.float64))
+    gates = np.where(largest(shares, options["top_k"]), shares, 0.0)
+    gates /= gates.sum(axis=-1, keepdims=True)
+    weights = np.zeros(bias.shape)
+    for gate, (name, own) in zip(gates.T, options["experts"], strict=True):
+        weights += gate[:, None] * TYPES[name](q, k, v, bias, own).weights
+    with np.errstate(divide="ignore"):
+        return Truth(np.log(weights), weights, weights @ v)
+
+
 def late_interaction(query: Any, keys: Any, value: Any, mask: Any, options: Options) -> Truth:
     """Return MaxSim of one query's tokens (m, d), or (d,), with keys (S, d), (S, t, d) or a list of (t, d).
 
@@ -294,6 +310,7 @@ TYPES: dict[str, Formula] = {
     "linear": _linear,
     "gat": _gat,
     "sparse": _sparse,
+    "moe": _moe,
     "sliding": _sliding,
     "poincare": _poincare,
 }

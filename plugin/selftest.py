@@ -13,6 +13,7 @@ from attnbridge import functional, reference
 from attnbridge.masks import SparseMask
 from attnbridge.mechanisms import Attention, CrossAttention, MultiHeadAttention
 from attnbridge.mechanisms.linear import orthogonal_directions
+from attnbridge.mechanisms.moe import initial_router
 from attnbridge.scoring import REGISTRY, resolve
 from attnbridge.validation import as_choice
 
@@ -93,6 +94,9 @@ SETTINGS = (
         1,
         parameters_of(lambda dim: {"W": (5, dim), "a_q": (5,), "a_k": (5,)}),
     ),
+    Setting("moe", "standard"),
+    Setting("moe", "standard", {"experts": ["scaled_dot", "linear", ("gat", {"temperature": 0.5})], "top_k": 3}),
+    Setting("moe", "standard", {"experts": [("scaled_dot", {"scale": 0.1}), "multi_head"], "top_k": 1, "seed": 3}, 8),
     Setting("sparse", "sparse"),
     Setting("sparse", "sparse", {"top_k": 3, "scale": 0.7}),
     Setting("sparse", "sparse", {"pattern": "local", "window": 2, "position": 1}),
@@ -103,6 +107,7 @@ SETTINGS = (
     Setting("poincare", "geometric"),
     Setting("poincare", "geometric", {"curvature": -0.5, "temperature": 0.3}),
     Setting("poincare", "geometric", {"curvature": -2.0, "map": "expmap0"}),
+    Setting("poincare", "geometric", {"curvature": -2.0, "values": "manifold"}),
 )
 
 
@@ -273,9 +278,19 @@ def truth(setting: Setting, q: Any, k: Any, v: Any, **mask: Any) -> reference.Tr
     dim = np.shape(k[0])[-1]
     _, options = resolve(setting.name, setting.of(dim))
     options.pop("mask", None)  # of the pattern "mask", which no setting has
-    if options.get("feature_map") == "favor":  # what is random is taken over, what is made of it is not
-        options["directions"] = orthogonal_directions(dim, options["num_features"], options["seed"])
+    if setting.name == "moe":
+        options["router"] = initial_router(dim, len(options["experts"]), options["seed"])
+        named = [(name, {}) if isinstance(name, str) else name for name in options["experts"]]
+        options["experts"] = [(name, _known(name, resolve(name, own)[1], dim)) for name, own in named]
+    options = _known(setting.name, options, dim)
     return reference.truth(setting.name, q, k, v, **mask, **options)
+
+
+def _known(name: str, options: Mapping[str, Any], dim: int) -> dict[str, Any]:
+    """Return options with the directions that are drawn from a seed: what is made of them the formula says."""
+    if name != "linear" or options["feature_map"] != "favor":
+        return dict(options)
+    return {**options, "directions": orthogonal_directions(dim, options["num_features"] or 256, options["seed"] or 0)}
 
 
 def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, **mask: Any) -> float:

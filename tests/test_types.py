@@ -298,8 +298,9 @@ def test_a_mechanism_is_made_again_from_its_config(setting):
     own = mechanism(setting, q)
     if type(own) not in classes().values():
         pytest.skip("made by the registry alone")
-    again = type(own)(**json.loads(json.dumps(own.config)))
-    assert again.config == own.config
+    written = json.dumps(own.config)
+    again = type(own)(**json.loads(written))
+    assert json.dumps(again.config) == written
     if own.parameters():
         again.set_parameters(own.parameters())
     assert again.forward(q, k, v).output.tobytes() == own.forward(q, k, v).output.tobytes()
@@ -401,15 +402,20 @@ OPTIONS = {
     ("sparse", "position"): Change(2, {"pattern": "local", "window": 1}),
     ("sparse", "mask"): Change(TWO_MASKS[1], {"pattern": "mask", "mask": TWO_MASKS[0]}),
     ("sparse", "scale"): Change(2.0),
+    ("moe", "experts"): Change(["scaled_dot", "gat"]),
+    ("moe", "top_k"): Change(1),
+    ("moe", "seed"): Change(1),
     ("cross", "scale"): Change(2.0),
     ("cross", "temperature"): Change(0.5),
     ("poincare", "temperature"): Change(0.3),
     ("poincare", "curvature"): Change(-0.5),
     ("poincare", "map"): Change("expmap0"),
+    ("poincare", "values"): Change("manifold", what=("output",)),
 }
 
 TRAINING = {"training": True, "seed": 5}
 HEADS = {"d_model": 14, "num_heads": 2}
+BALL = {"space": ab.HyperbolicSpace().config}
 
 
 def names_of_parameters(own, arrays, call):
@@ -482,10 +488,29 @@ ARGUMENTS = {
         "causal": Change(True),
         "max_seq_len": Change(12, raises=ab.InputTooLargeError),
     },
+    "MixtureOfExpertsAttention": {
+        "experts": Change(["scaled_dot", "gat"]),
+        "d_model": Change(7, shows=names_of_parameters),
+        "top_k": Change(1),
+        "capacity_factor": Change(0.3, call=TRAINING),
+        "jitter": Change(0.9, {"top_k": 1}, call=TRAINING),
+        "seed": Change(1),
+        "causal": Change(True),
+        "dropout": Change(0.5, {"capacity_factor": 100.0}, call=TRAINING),
+        "max_seq_len": Change(12, raises=ab.InputTooLargeError),
+    },
+    "GeometricAttention": {
+        "space": Change(ab.EuclideanSpace().config, BALL),
+        "temperature": Change(0.3, BALL),
+        "radius": Change(1.0, BALL),
+        "dropout": Change(0.5, BALL, call=TRAINING),
+        "causal": Change(True, BALL),
+    },
     "HyperbolicAttention": {
         "curvature": Change(-0.5),
         "temperature": Change(0.3),
         "map": Change("expmap0"),
+        "values": Change("manifold"),
         "dropout": Change(0.5, call=TRAINING),
         "causal": Change(True),
     },
@@ -515,9 +540,7 @@ def given(name, base, heads):
         tokens, keys, _ = selftest.draw_tokens(3, [2] * 13)
         return tokens, keys, keys[0][:1] * np.arange(13, dtype=np.float32)[:, None]
     dim = base.get("d_model", 7 * heads)
-    q, k, _ = draw(Setting(name, ""), Shape((), 11, 13, dim, dim))
-    v = draw(Setting(name, ""), Shape((), 11, 13, dim, dim), seed=1)[2]
-    return q, k, v
+    return draw(Setting("poincare" if name == "geometric" else name, ""), Shape((), 11, 13, dim, dim))
 
 
 def same(one, other):
@@ -552,8 +575,9 @@ def test_every_argument_changes_the_result(name, argument):
     change, thing = ARGUMENTS[name][argument], classes()[name]
     arrays = given(thing.name, change.base, change.heads)
     before, after = thing(**change.base), thing(**{**change.base, argument: change.value})
-    assert after.config[argument] == change.value
-    assert repr(change.value) in repr(after)
+    if argument != "mask":  # which the config holds as lists
+        assert after.config[argument] == change.value
+        assert repr(change.value) in repr(after)
     if change.raises is not None:
         assert before.forward(*arrays).output.size
         with pytest.raises(change.raises, match=argument):
@@ -593,8 +617,8 @@ def test_every_argument_of_forward_does_what_it_says(setting):
     causal = own.forward(q, k, v, is_causal=True, need_context=True)
     assert not same(causal.output, plain.output)
     assert causal.context.is_causal
-    # Without dropout training changes nothing, with it the seed decides.
-    assert own.forward(q, k, v, training=True, seed=1).output.tobytes() == plain.output.tobytes()
+    if setting.name != "moe":  # whose experts are full after so many queries in training
+        assert own.forward(q, k, v, training=True, seed=1).output.tobytes() == plain.output.tobytes()
 
 
 @pytest.mark.parametrize("name", [name for name, row in ARGUMENTS.items() if "dropout" in row])
