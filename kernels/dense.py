@@ -7,10 +7,7 @@ O(n^2) memory; Dao et al. 2022, FlashAttention, algorithm 1.
 import math
 from typing import Any
 
-import numba
 import numpy as np
-from numba.core import types
-from numba.extending import overload
 
 from attnbridge.kernels._jit import jit
 from attnbridge.kernels.dot import FLOAT32_LIMIT, dot_float64
@@ -32,27 +29,11 @@ def _bounds(itemsize: Any) -> Any:
     return 1e300, -1e300, 1e300, -1.7e308
 
 
-def masked(logit: Any, element: Any, bottom: Any) -> Any:
-    """Return a logit under an element of a mask: True keeps it, a number is added."""
-    if isinstance(element, bool | np.bool_):
-        return logit if element else -np.inf
-    return element if element == -np.inf else max(logit + element, bottom)
-
-
-if not numba.config.DISABLE_JIT:
-
-    @overload(masked)
-    def _masked(logit, element, bottom):  # type: ignore[no-untyped-def]
-        if element == types.boolean:
-            return lambda logit, element, bottom: logit if element else -np.inf
-        return lambda logit, element, bottom: -np.inf if element == -np.inf else max(logit + element, bottom)
-
-
 @jit
 def _exact(query: Any, rows: Any, row: Any, scale: Any, bottom: Any) -> Any:
     """Return scale * query . rows[row] by way of float64; inf where there is no such number, to be seen."""
     value = dot_float64(query, rows, row) * scale
-    return max(value, bottom) if value <= np.inf else np.inf
+    return max(value, bottom) if abs(value) < np.inf else np.inf
 
 
 @jit
@@ -82,7 +63,8 @@ def attend_few(
     scale: Any,
     left: Any,
     right: Any,
-    mask: Any,
+    allowed: Any,
+    added: Any,
     block: Any,
     rate: Any,
     draw: Any,
@@ -91,7 +73,7 @@ def attend_few(
     out: Any,
     total: Any,
     weights: Any,
-) -> None:
+) -> Any:
     """Write out[i] = sum_j softmax_j(scale query[i] . key[j] + mask[i, j]) value[j], i - left <= j <= i + right.
 
     One query after the other: the faster way for up to eight of them.
@@ -105,8 +87,10 @@ def attend_few(
         For each problem the number of its query, key, value and mask.
     scale : float
     left, right : int
-    mask : (mm, L or 1, S or 1) bool, float32 or float64, or None
-        True attends; a number is added.
+    allowed : (mm, L or 1, S or 1) bool, or of no size
+        True attends.
+    added : (mm, L or 1, S or 1) of the query's dtype, or of no size
+        Added to the logits; only one of the two masks.
     block : int
         Keys at a time.
     rate : float, [0, 1)
@@ -124,8 +108,15 @@ def attend_few(
     Notes
     -----
     A float32 product beyond FLOAT32_LIMIT is redone in float64.
+
+    Returns
+    -------
+    int
+        How many of `total` are NaN.
     """
-    queries, heads, dim, keys, width = *query.shape[1:], key.shape[1], value.shape[3]
+    queries, heads, dim = query.shape[1], query.shape[2], query.shape[3]
+    keys, width = key.shape[1], value.shape[3]
+    masked = allowed.size + added.size > 0
     limit, _, _, bottom = _bounds(query.itemsize)
     lowest, zero = query.dtype.type(-np.inf), query.dtype.type(0.0)
     logits = np.empty(-(-block // LANES) * LANES, query.dtype)
@@ -133,6 +124,7 @@ def attend_few(
     x = np.empty(dim, query.dtype)
     part = np.empty(width, query.dtype)
     mean = np.empty(width, query.dtype)
+    undone = 0
     for item in range(first, stop):
         p, h, i = item // (heads * queries), item // queries % heads, item % queries
         for c in range(dim):
@@ -151,24 +143,23 @@ def attend_few(
                 for j in range(w):
                     if not abs(s[j]) <= limit:
                         s[j] = _exact(query[which[p, 0], i, h], rows, (t + j) * heads + h, scale, bottom)
-            if mask is not None:
-                m, line = which[p, 3], min(i, mask.shape[1] - 1)
-                for j in range(w):
-                    s[j] = masked(s[j], mask[m, line, min(t + j, mask.shape[2] - 1)], bottom)
+            if masked:
+                tile = logits.reshape(logits.size, 1)
+                _mask(tile, allowed, added, which[p, 3], i, 1, t, w, bottom)
             if weights.size > 0:
                 weights[p, h, i, t : t + w] = s
-            if strange or mask is not None:
+            if strange or masked:
                 highest, _ = _top(logits, w, limit, lanes)
             highest = max(top, highest)
             base = highest if highest > lowest else zero
             shrink = exp_of(top - base)
             top = highest
-            added = zero
+            more = zero
             for j in range(w):
                 e = exp_of(s[j] - base)
                 s[j] = e
-                added += e
-            mass = mass * shrink + added
+                more += e
+            mass = mass * shrink + more
             if rate > 0.0:
                 drop(s.reshape(1, w), rate, draw, p * heads + h, i, t)
             _add_values(s, values, t * heads + h, heads, part)
@@ -181,9 +172,11 @@ def attend_few(
             finite &= abs(mean[c]) < np.inf
         out[p, i, h] = mean
         total[p, h, i] = _logarithm(top, mass, finite, query.itemsize)
+        undone += 1 if np.isnan(total[p, h, i]) else 0
         if weights.size > 0:
             row = weights[p, h, i, first_key:stop_key]
             _settle(row.reshape(1, row.size), top, mass, rate, draw, p * heads + h, i, first_key)
+    return undone
 
 
 @jit
@@ -254,7 +247,8 @@ def attend_many(
     scale: Any,
     left: Any,
     right: Any,
-    mask: Any,
+    allowed: Any,
+    added: Any,
     block: Any,
     rate: Any,
     draw: Any,
@@ -263,7 +257,7 @@ def attend_many(
     out: Any,
     total: Any,
     weights: Any,
-) -> None:
+) -> Any:
     """Write out[i] = sum_j softmax_j(scale query[i] . key[j] + mask[i, j]) value[j], i - left <= j <= i + right.
 
     In tiles of LANES queries by `block` keys; those outside the band are not touched.
@@ -277,8 +271,10 @@ def attend_many(
         For each problem the number of its query, key, value and mask.
     scale : float
     left, right : int
-    mask : (mm, L or 1, S or 1) bool, float32 or float64, or None
-        True attends; a number is added.
+    allowed : (mm, L or 1, S or 1) bool, or of no size
+        True attends.
+    added : (mm, L or 1, S or 1) of the query's dtype, or of no size
+        Added to the logits; only one of the two masks.
     block : int
         Keys at a time.
     rate : float, [0, 1)
@@ -296,8 +292,15 @@ def attend_many(
     Notes
     -----
     A float32 product beyond FLOAT32_LIMIT is redone in float64.
+
+    Returns
+    -------
+    int
+        How many of `total` are NaN.
     """
-    queries, heads, dim, keys, width = *query.shape[1:], key.shape[1], value.shape[3]
+    queries, heads, dim = query.shape[1], query.shape[2], query.shape[3]
+    keys, width = key.shape[1], value.shape[3]
+    masked = allowed.size + added.size > 0
     limit, _, _, bottom = _bounds(query.itemsize)
     tiles = -(-queries // LANES)
     packed = np.zeros((dim, LANES), query.dtype)
@@ -305,10 +308,11 @@ def attend_many(
     means = np.empty((-(-width // ROWS) * ROWS, LANES), query.dtype)
     state = np.empty((5, LANES), query.dtype)
     mass = np.empty(LANES)
+    undone = 0
     for item in range(first, stop):
         p, h, i = item // (heads * tiles), item // tiles % heads, item % tiles * LANES
         n = min(LANES, queries - i)
-        q, k, v, m = which[p, 0], which[p, 1], which[p, 2], which[p, 3]
+        q, k, v = which[p, 0], which[p, 1], which[p, 2]
         for lane in range(n):
             for c in range(dim):
                 packed[c, lane] = query[q, i + lane, h, c] * scale
@@ -326,9 +330,9 @@ def attend_many(
             if t < i + n - 1 - left or t + w - 1 > i + right:
                 changed = True
                 _cut(logits, w, t - i - right, t - i + left)
-            if mask is not None:
+            if masked:
                 changed = True
-                _mask_tile(logits, mask[m], i, n, t, w, bottom)
+                _mask(logits, allowed, added, which[p, 3], i, n, t, w, bottom)
             if changed:
                 _highest(logits, w, limit, state[1])
             if weights.size > 0:
@@ -346,10 +350,12 @@ def attend_many(
                 out[p, i + lane, h, c] = x
                 finite &= abs(x) < np.inf
             total[p, h, i + lane] = _logarithm(state[0, lane], mass[lane], finite, query.itemsize)
+            undone += 1 if np.isnan(total[p, h, i + lane]) else 0
             if weights.size > 0:
                 row = weights[p, h, i + lane, first_key:stop_key]
                 place = p * heads + h
                 _settle(row.reshape(1, row.size), state[0, lane], mass[lane], rate, draw, place, i + lane, first_key)
+    return undone
 
 
 @jit
@@ -399,16 +405,19 @@ def _cut(logits: Any, count: Any, ahead: Any, behind: Any) -> None:
 
 
 @jit
-def _mask_tile(logits: Any, mask: Any, i: Any, n: Any, t: Any, count: Any, bottom: Any) -> None:
-    """Mask the logits of queries from i and keys from t on."""
+def _mask(logits: Any, allowed: Any, added: Any, which: Any, i: Any, n: Any, t: Any, count: Any, bottom: Any) -> None:
+    """Mask the logits of n queries from i and of keys from t on."""
     for lane in range(n):
-        line = min(i + lane, mask.shape[0] - 1)
-        if mask.shape[1] == 1:
+        if allowed.size > 0:
+            row = allowed[which, min(i + lane, allowed.shape[1] - 1)]
             for j in range(count):
-                logits[j, lane] = masked(logits[j, lane], mask[line, 0], bottom)
+                if not row[min(t + j, row.size - 1)]:
+                    logits[j, lane] = -np.inf
         else:
+            line = added[which, min(i + lane, added.shape[1] - 1)]
             for j in range(count):
-                logits[j, lane] = masked(logits[j, lane], mask[line, t + j], bottom)
+                more = line[min(t + j, line.size - 1)]
+                logits[j, lane] = more if more == -np.inf else max(logits[j, lane] + more, bottom)
 
 
 @jit
@@ -417,17 +426,17 @@ def _exponentials(logits: Any, count: Any, state: Any, mass: Any) -> None:
 
     state : largest logit so far, largest of the tile, factor on what was summed so far, two rows of work space
     """
-    top, highest, shrink, base, added = state[0], state[1], state[2], state[3], state[4]
+    top, highest, shrink, base, more = state[0], state[1], state[2], state[3], state[4]
     for lane in range(LANES):
         new = max(top[lane], highest[lane])
         base[lane] = new if new > -np.inf else 0.0
         shrink[lane] = exp_of(top[lane] - base[lane])
         top[lane] = new
-        added[lane] = 0.0
+        more[lane] = 0.0
     for j in range(count):
         for lane in range(LANES):
             e = exp_of(logits[j, lane] - base[lane])
             logits[j, lane] = e
-            added[lane] += e
+            more[lane] += e
     for lane in range(LANES):
-        mass[lane] = mass[lane] * shrink[lane] + added[lane]
+        mass[lane] = mass[lane] * shrink[lane] + more[lane]

@@ -149,7 +149,7 @@ if not numba.config.DISABLE_JIT:
             k.add_incoming(following, body)
             builder.cbranch(builder.icmp_signed("<", following, count), body, after)
             builder.position_at_end(after)
-            out = []
+            out: list[list[Any]] = []
             for line, added in zip(sums, new, strict=True):
                 out.append([])
                 for total, more in zip(line, added, strict=True):
@@ -185,7 +185,7 @@ if not numba.config.DISABLE_JIT:
             whole = [context.cast(builder, args[i], signature.args[i], types.intp) for i in range(1, 6)]
             start, row_step, step, rows, count = whole
             first, last = builder.gep(pointer(0), [start]), builder.sub(rows, block.number(1))
-            scales = None if isinstance(signature.args[8], types.NoneType) else pointer(8)
+            scales = None if signature.args[8] == types.none else pointer(8)
             zero, height = block.number(0), block.number(block.height)
             with cgutils.for_range_slice(builder, zero, rows, height, block.size) as (top, _):
                 lines, starts = [builder.add(top, block.number(i)) for i in range(block.height)], []
