@@ -12,7 +12,7 @@ import numpy as np
 from attnbridge.kernels._jit import jit
 from attnbridge.kernels.dot import FLOAT32_LIMIT, dot_float64
 from attnbridge.kernels.dropout import drop
-from attnbridge.kernels.tile import LANES, ROWS, exp_of, row_dots, tile_product
+from attnbridge.kernels.tile import LANES, ROWS, exp_of, row_dots, tile_product, weighted_rows
 
 # Whom a logit this far below the largest belongs to, nobody attends to.
 _NEGLIGIBLE = 64.0
@@ -120,7 +120,8 @@ def attend_few(
     limit, _, _, bottom = _bounds(query.itemsize)
     lowest, zero = query.dtype.type(-np.inf), query.dtype.type(0.0)
     logits = np.empty(-(-block // LANES) * LANES, query.dtype)
-    lanes = np.empty(LANES, query.dtype)
+    tile, lines = logits.reshape(logits.size, 1), logits.reshape(logits.size // LANES, LANES)
+    highest_of = np.empty(LANES, query.dtype)
     x = np.empty(dim, query.dtype)
     part = np.empty(width, query.dtype)
     mean = np.empty(width, query.dtype)
@@ -129,8 +130,6 @@ def attend_few(
         p, h, i = item // (heads * queries), item // queries % heads, item % queries
         for c in range(dim):
             x[c] = query[which[p, 0], i, h, c] * scale
-        rows = key[which[p, 1]].reshape(keys * heads, dim)
-        values = value[which[p, 2]].reshape(keys * heads, width)
         first_key, stop_key = max(0, i - left), min(keys, i + right + 1)
         top, mass = lowest, 0.0
         mean[:] = 0.0
@@ -138,18 +137,15 @@ def attend_few(
             w = min(block, stop_key - t)
             s = logits[:w]
             row_dots(x, key, ((which[p, 1] * keys + t) * heads + h) * dim, heads * dim, w, logits)
-            highest, strange = _top(logits, w, limit, lanes)
+            highest, strange = _top(lines, w, limit, highest_of)
             if strange:
-                for j in range(w):
-                    if not abs(s[j]) <= limit:
-                        s[j] = _exact(query[which[p, 0], i, h], rows, (t + j) * heads + h, scale, bottom)
+                _repair(tile, query[which[p, 0]], key[which[p, 1]], h, i, 1, t, w, scale, limit, bottom)
             if masked:
-                tile = logits.reshape(logits.size, 1)
                 _mask(tile, allowed, added, which[p, 3], i, 1, t, w, bottom)
             if weights.size > 0:
                 weights[p, h, i, t : t + w] = s
             if strange or masked:
-                highest, _ = _top(logits, w, limit, lanes)
+                highest, _ = _top(lines, w, limit, highest_of)
             highest = max(top, highest)
             base = highest if highest > lowest else zero
             shrink = exp_of(top - base)
@@ -162,7 +158,8 @@ def attend_few(
             mass = mass * shrink + more
             if rate > 0.0:
                 drop(s.reshape(1, w), rate, draw, p * heads + h, i, t)
-            _add_values(s, values, t * heads + h, heads, part)
+            start = ((which[p, 2] * keys + t) * heads + h) * width
+            weighted_rows(logits, w, value, start, heads * width, part)
             for c in range(width):
                 mean[c] = mean[c] * shrink + part[c]
         inverse = query.dtype.type(1.0 / mass if mass > 0.0 else 0.0)
@@ -185,57 +182,13 @@ def _top(logits: Any, count: Any, limit: Any, highest: Any) -> Any:
 
     As columns: a maximum that heeds NaN is no sum that the compiler would split over a vector.
     """
-    lines = -(-count // LANES)
-    logits[count : lines * LANES] = logits[count - 1]
-    strange = _highest(logits.reshape(logits.shape[0] // LANES, LANES), lines, limit, highest)
+    last = (count - 1) // LANES
+    logits[last, (count - 1) % LANES :] = logits[last, (count - 1) % LANES]
+    strange = _highest(logits, last + 1, limit, highest)
     top = highest[0]
     for lane in range(LANES):
         top = max(top, highest[lane])
     return top, strange
-
-
-@jit
-def _add_values(weights: Any, values: Any, start: Any, step: Any, out: Any) -> None:
-    """Write out = sum_j weights[j] values[start + j step]."""
-    count = weights.shape[0]
-    out[:] = 0.0
-    whole = count - count % 8
-    for j in range(0, whole, 8):
-        a = start + j * step
-        b, c, d, e, f, g, h = (
-            a + step,
-            a + 2 * step,
-            a + 3 * step,
-            a + 4 * step,
-            a + 5 * step,
-            a + 6 * step,
-            a + 7 * step,
-        )
-        wa, wb, wc, wd, we, wf, wg, wh = (
-            weights[j],
-            weights[j + 1],
-            weights[j + 2],
-            weights[j + 3],
-            weights[j + 4],
-            weights[j + 5],
-            weights[j + 6],
-            weights[j + 7],
-        )
-        for k in range(out.shape[0]):
-            out[k] += (
-                wa * values[a, k]
-                + wb * values[b, k]
-                + wc * values[c, k]
-                + wd * values[d, k]
-                + we * values[e, k]
-                + wf * values[f, k]
-                + wg * values[g, k]
-                + wh * values[h, k]
-            )
-    for j in range(whole, count):
-        a = start + j * step
-        for k in range(out.shape[0]):
-            out[k] += weights[j] * values[a, k]
 
 
 @jit

@@ -83,6 +83,21 @@ def row_dots(x: Any, a: Any, start: Any, row_step: Any, rows: Any, out: Any) -> 
     out[:rows] = a.reshape(-1)[places] @ x
 
 
+def weighted_rows(weights: Any, rows: Any, a: Any, start: Any, row_step: Any, out: Any) -> None:
+    """Write out[k] = sum_i weights[i] a[start + i row_step + k] over i < rows.
+
+    Parameters
+    ----------
+    weights : (rows or more,)
+    rows : int
+    a : array, C-contiguous; indices are of all its elements in order
+    start, row_step : int
+    out : (d,)
+    """
+    places = start + np.arange(rows)[:, None] * row_step + np.arange(out.size)
+    out[:] = weights[:rows] @ a.reshape(-1)[places]
+
+
 if not numba.config.DISABLE_JIT:
 
     @overload(exp_of)
@@ -257,6 +272,30 @@ if not numba.config.DISABLE_JIT:
                 end.add_incoming(new, last)
             return out
 
+        def weighted(self, weights: Any, count: Any, rows: Any, step: Any, vectors: int, there: Any) -> list[Any]:
+            """Return sum_i weights[i] rows[i step], in some vectors, or one of which only `there` is."""
+            builder, before = self.builder, self.builder.block
+            body, after = builder.append_basic_block("weighted"), builder.append_basic_block("weighted.end")
+            zero = ir.Constant(self.vector, None)
+            builder.branch(body)
+            builder.position_at_end(body)
+            i = builder.phi(self.size)
+            i.add_incoming(self.number(0), before)
+            sums = [builder.phi(self.vector) for _ in range(vectors)]
+            weight, row = self.spread(builder.gep(weights, [i])), builder.gep(rows, [builder.mul(i, step)])
+            following = builder.add(i, self.number(1))
+            i.add_incoming(following, body)
+            new = []
+            for number, total in enumerate(sums):
+                place = self.chunk(row, self.number(number * self.width))
+                piece = self.load(place) if there is None else self.load_some(place, there)
+                new.append(builder.call(self.multiply_add, [weight, piece, total]))
+                total.add_incoming(zero, before)
+                total.add_incoming(new[-1], body)
+            builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+            builder.position_at_end(after)
+            return new
+
         def first(self, count: Any) -> Any:
             """Return a vector of bits, the first `count` of them set."""
             word = ir.IntType(32)
@@ -273,6 +312,14 @@ if not numba.config.DISABLE_JIT:
             name = f"llvm.masked.load.v{self.width}f{8 * self.bytes}.p0"
             load = cgutils.get_or_insert_function(self.builder.module, kind, name)
             return self.builder.call(load, [place, word(self.bytes), there, ir.Constant(self.vector, None)])
+
+        def store_some(self, vector: Any, place: Any, there: Any) -> None:
+            """Store what is set in `there`."""
+            word = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [self.vector, place.type, word, there.type])
+            name = f"llvm.masked.store.v{self.width}f{8 * self.bytes}.p0"
+            store = cgutils.get_or_insert_function(self.builder.module, kind, name)
+            self.builder.call(store, [vector, place, word(self.bytes), there])
 
         def added(self, vectors: list[Any]) -> Any:
             """Return a vector of the sums of the elements of each of `width` vectors."""
@@ -308,3 +355,29 @@ if not numba.config.DISABLE_JIT:
             return context.get_dummy_value()
 
         return types.void(x, a, start, row_step, rows, out), codegen
+
+    @intrinsic
+    def weighted_rows(typingctx: Any, weights: Any, rows: Any, a: Any, start: Any, row_step: Any, out: Any) -> Any:
+        """Write out[k] = sum_i weights[i] a[start + i row_step + k] over i < rows, rows > 0."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            dots = _Dots(context, builder, signature.args[0].dtype)
+            arrays = {i: context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 5)}
+            rows, start, row_step = (context.cast(builder, args[i], signature.args[i], types.intp) for i in (1, 3, 4))
+            first, weights, out = builder.gep(arrays[2].data, [start]), arrays[0].data, arrays[5].data
+            width = builder.extract_value(arrays[5].shape, 0)
+            rest = builder.srem(width, dots.number(4 * dots.width))
+            whole = builder.sub(width, rest)
+            four = dots.number(4 * dots.width)
+            with cgutils.for_range_slice(builder, dots.number(0), whole, four, dots.size) as (column, _):
+                sums = dots.weighted(weights, rows, builder.gep(first, [column]), row_step, 4, None)
+                for number, vector in enumerate(sums):
+                    place = dots.chunk(out, builder.add(column, dots.number(number * dots.width)))
+                    builder.store(vector, place, align=dots.bytes)
+            with cgutils.for_range_slice(builder, whole, width, dots.number(dots.width), dots.size) as (column, _):
+                there = dots.first(builder.sub(width, column))
+                sums = dots.weighted(weights, rows, builder.gep(first, [column]), row_step, 1, there)
+                dots.store_some(sums[0], dots.chunk(out, column), there)
+            return context.get_dummy_value()
+
+        return types.void(weights, rows, a, start, row_step, out), codegen
