@@ -218,9 +218,9 @@ class Patterns:
 def as_shape(shape: Any) -> Shape:
     """Return queries and keys."""
     try:
-        queries, keys = (as_count(size, "shape") for size in shape)
+        queries, keys = (as_count(size, "shape", least=0) for size in shape)
         if max(queries, keys) <= _MOST:
             return queries, keys
     except (TypeError, ValueError):
         pass
-    raise SparseMatrixError(f"shape must be two whole numbers (queries, keys), 1 to {_MOST}, got {shape!r}")
+    raise SparseMatrixError(f"shape must be two whole numbers (queries, keys), 0 to {_MOST}, got {shape!r}")

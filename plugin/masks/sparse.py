@@ -107,7 +107,7 @@ class SparseMask(Patterns):
         3
         """
         array = np.asarray(dense)
-        if array.dtype != np.bool_ or array.ndim != 2 or array.size == 0:
+        if array.dtype != np.bool_ or array.ndim != 2:
             raise InvalidMaskError(
                 f"dense must be a boolean matrix (queries, keys), True attends; got {array.dtype} {array.shape}"
             )
@@ -210,13 +210,14 @@ class SparseMask(Patterns):
 
     @property
     def sparsity_ratio(self) -> float:
-        """Share of the L x S pairs that do not attend, 0 to 1."""
-        return 1.0 - self.nnz / (self.shape[0] * self.shape[1])
+        """Share of the L x S pairs that do not attend, 0 to 1; 0 where there are no pairs."""
+        pairs = self.shape[0] * self.shape[1]
+        return 1.0 - self.nnz / pairs if pairs else 0.0
 
     @property
     def max_attended(self) -> int:
         """The most keys that a query attends to."""
-        return int(np.diff(self.indptr).max())
+        return int(np.diff(self.indptr).max(initial=0))
 
     # ---- to other forms
 
