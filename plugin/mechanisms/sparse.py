@@ -51,9 +51,8 @@ def _as_mask(value: Any, name: str) -> SparseMask:
         return value
     if isinstance(value, Mapping):
         if set(value) != {"indptr", "indices", "shape"}:
-            raise InvalidMaskError(
-                f"{name} as a mapping must have indptr, indices and shape, got {', '.join(map(str, value)) or 'nothing'}"
-            )
+            got = ", ".join(map(str, value)) or "nothing"
+            raise InvalidMaskError(f"{name} as a mapping must have indptr, indices and shape, got {got}")
         return SparseMask(**value)
     return SparseMask.from_dense(value)
 
@@ -130,7 +129,7 @@ class SparseAttention(Attention):
     num_global_tokens : int, default 0
         First tokens that attend to all and are attended by all; of "local_global".
     mask : SparseMask or array_like of bool (L, S), optional
-        Of "mask".
+        Of "mask"; or a mapping with a SparseMask's indptr, indices and shape, as in `config`.
     position : int, optional
         Which row of the pattern the first query is, as in decoding with cached keys; 0 for sequences of queries,
         needed for a single query (d,). Causal attention counts from there. Not of "top_k".
