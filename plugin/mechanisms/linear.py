@@ -53,7 +53,7 @@ def log_features(rows: npt.NDArray[Any], options: Options, name: str) -> npt.NDA
         wide = rows.astype(np.float64) * math.sqrt(scale)
         if favor:
             features = _setting(options, "num_features", _NUM_FEATURES)
-            directions = orthogonal_directions(dim, features, _setting(options, "seed", _SEED))
+            directions = orthogonal_directions(dim, features, _setting(options, "feature_seed", _SEED))
             logs = np.empty((len(rows), features))
             kernels.project(wide, np.ones(len(rows)), directions, logs)
             logs -= 0.5 * (squares(wide)[:, None] + math.log(features))
@@ -104,12 +104,19 @@ LINEAR = AttentionType(
         "feature_map": Option("elu", lambda value, name: as_choice(value, name, FEATURE_MAPS)),
         # Of favor: 256 and 0 where they are None.
         "num_features": Option(None, optional(as_count)),
-        "seed": Option(None, optional(lambda value, name: as_count(value, name, least=0))),
+        "feature_seed": Option(
+            None, optional(lambda value, name: as_count(value, name, least=0))
+        ),  # a bridge has a seed
         # Queries and keys are multiplied by its root; None is 1 for elu, 1/sqrt(d) for favor.
         "scale": Option(None, optional(positive)),
     },
     logits=_logits,
-    mechanism=lambda options: LinearAttention(**options),
+    mechanism=lambda options: LinearAttention(
+        options["feature_map"],
+        num_features=options["num_features"],
+        seed=options["feature_seed"],
+        scale=options["scale"],
+    ),
     aliases=("performer", "linear_attention"),
 )
 
@@ -232,13 +239,14 @@ class LinearAttention(RegisteredAttention):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make an equal mechanism."""
-        return {**self._options(), "eps": self.eps, "causal": self.causal, "max_seq_len": self.max_seq_len}
+        options = {name: getattr(self, name) for name in ("feature_map", "num_features", "seed", "scale")}
+        return {**options, "eps": self.eps, "causal": self.causal, "max_seq_len": self.max_seq_len}
 
     def _options(self) -> Mapping[str, Any]:
         return {
             "feature_map": self.feature_map,
             "num_features": self.num_features,
-            "seed": self.seed,
+            "feature_seed": self.seed,
             "scale": self.scale,
         }
 

@@ -104,7 +104,7 @@ def _log_shares(logits: Logits) -> None:
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
     experts = [_resolved(expert, "experts") for expert in options["experts"]]
-    router = initial_router(len(query), len(experts), options["seed"])
+    router = initial_router(len(query), len(experts), options["router_seed"])
     gates = _top_gates(probabilities(query[None], router), options["top_k"])[0]
     out[:] = -np.inf
     own, weights = np.empty(len(out)), np.empty(len(out))
@@ -128,11 +128,13 @@ MOE = AttentionType(
     options={
         "experts": Option(EXPERTS, _experts_option),
         "top_k": Option(_TOP_K, as_count),
-        # What the router is drawn from.
-        "seed": Option(0, lambda value, name: as_count(value, name, least=0)),
+        # What the router is drawn from; a bridge has a seed of its own.
+        "router_seed": Option(0, lambda value, name: as_count(value, name, least=0)),
     },
     logits=_logits,
-    mechanism=lambda options: MixtureOfExpertsAttention(**options),
+    mechanism=lambda options: MixtureOfExpertsAttention(
+        options["experts"], top_k=options["top_k"], seed=options["router_seed"]
+    ),
     aliases=("mixture_of_experts",),
 )
 

@@ -4,6 +4,8 @@ Queries, keys and values N(0, 0.5^2); the error is relative, in Frobenius norms,
 Run: python tests/benchmarks/bench_favor.py [--rounds 16] [--length 256] [--dim 64]
 """
 
+import itertools
+
 import numpy as np
 from common import arguments, machine, show, verdict
 
@@ -35,7 +37,7 @@ def main() -> None:
     for count in FEATURES:
         errors = [favor_error(count, seed, options.length, options.dim) for seed in range(options.rounds)]
         means.append(geometric_mean(errors))
-    ratios = [few / many for few, many in zip(means, means[1:], strict=False)]
+    ratios = [few / many for few, many in itertools.pairwise(means)]
     cells = ["", *(f"{ratio:.2f}" for ratio in ratios)]
     lines = [(count, f"{mean:.4f}", cell) for count, mean, cell in zip(FEATURES, means, cells, strict=True)]
     lines.append(("geometric mean", "", verdict(geometric_mean(ratios), least=1.6)))
