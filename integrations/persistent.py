@@ -233,7 +233,7 @@ class Persistent(Documents):
         self, folder: Any, about: dict[str, Any], store: Store, adjacency: Adjacency | None, home: Home | None
     ) -> None:
         options, files = packed(self._options)
-        about = about | {"options": options}
+        about |= {"options": options}
         files |= store.files()
         if adjacency is not None:
             for part, array in adjacency.arrays().items():
