@@ -129,6 +129,7 @@ def _folded(projected: Logits, held: Parameters, like: npt.NDArray[Any]) -> tupl
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
+    require_fit(options, len(query))
     if options["score"] == "weights":
         out[:] = _log_mean_weights(_head_logits(query, keys, ids, options))
         return
@@ -143,6 +144,7 @@ def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, o
 def _weights(
     query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, logits: Logits, out: Logits
 ) -> None:
+    require_fit(options, len(query))
     heads = _head_logits(query, keys, ids, options)
     for head in heads:
         kernels.softmax(head, head)
