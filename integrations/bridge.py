@@ -19,10 +19,12 @@ from attnbridge.integrations.graph import ENGINES, Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
 from attnbridge.integrations.inputs import as_filter, check_query_tokens, id_list, is_one_id, refuse_params
 from attnbridge.integrations.nearest import Request
+from attnbridge.integrations.options import shown
 from attnbridge.integrations.search import Searcher
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tuning import tune as tune_bridge
 from attnbridge.integrations.view import Allowed, View
+from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
 from attnbridge.scoring import metric_of, resolve
@@ -115,8 +117,7 @@ class AttentionVectorBridge(Constructors):
         self._attention, self._options = resolve(attention, options)
         self._attention.mechanism(self._options)  # refuses options that do not go together
         measure = metric_of(self._attention, self._options, metric)
-        if self._options.get("scale", 0.0) is None:
-            self._options["scale"] = measure.default_scale(dim)
+        self._take_options(dim, measure)
         self._fallback: str | None = None
         self._candidates = as_count(candidates, "candidates")
         self.model = model
@@ -144,6 +145,36 @@ class AttentionVectorBridge(Constructors):
         else:
             source = self._own_source(index, dim, measure)
         self._hold(dim, measure, threads, source, hnsw, rows)
+
+    def _take_options(self, dim: int, metric: Metric) -> None:
+        """Refuse options that do not go with each other or with the vectors, and fill the scale in."""
+        row, options = self._attention, self._options
+        row.mechanism(options)  # refuses options that do not go together
+        if row.require_fit is not None:
+            row.require_fit(options, dim)
+        if row.build_space is None and "position" not in row.options:
+            raise InvalidConfigError(f"attention={row.name!r} cannot rank documents: no index can be built for it")
+        if self._by_position and not isinstance(options["position"], str):
+            raise InvalidConfigError(
+                f"{row.name} needs position=..., the payload column that holds a row's place, got "
+                f"{options['position']!r}"
+            )
+        if options.get("version") == "v1":
+            warnings.warn(
+                f"{row.name} of version 'v1' orders keys alike for every query; as a reranker take version 'v2'",
+                UserWarning,
+                stacklevel=3,
+            )
+        if options.get("scale", 0.0) is None:
+            unit = metric.name == "cosine"
+            options["scale"] = (
+                metric.default_scale(dim) if row.index_scale is None else row.index_scale(options, dim, unit)
+            )
+
+    @property
+    def _by_position(self) -> bool:
+        """Whether documents are attended to by their place in a sequence."""
+        return self._attention.build_space is None
 
     def _own_source(self, index: object, dim: int, metric: Metric) -> Graph | Foreign | None:
         """Return what searches a source of the user's own, which must fit."""
@@ -186,7 +217,7 @@ class AttentionVectorBridge(Constructors):
             "dim": self._dim,
             "metric": self._metric.name,
             "attention": self._attention.name,
-            "options": dict(self._options),
+            "options": shown(self._options),
             "index": self._index_name,
             **({"engine": self._engine} if settings else {}),
             **{name: settings[name] for name in ("M", "ef_construction", "ef", "seed") if name in settings},
@@ -242,6 +273,7 @@ class AttentionVectorBridge(Constructors):
         time_budget: float | None = None,
         query_tokens: npt.ArrayLike | None = None,
         query_token_weights: npt.ArrayLike | None = None,
+        position: float | None = None,
         rerank: Stage | Sequence[Stage] = (),
     ) -> Hits:
         """Return the best k documents for one query.
@@ -283,9 +315,11 @@ class AttentionVectorBridge(Constructors):
             first step is always taken, and a graph search in hnswlib or the evaluation of `where` runs to its end.
             `Hits.complete` tells.
         query_tokens : array_like, (m, dt), optional
-            The query's token vectors, for `LateInteraction`.
+            The query's token vectors, for `LateInteraction`, and for attention="cross" where tokens are stored.
         query_token_weights : array_like, (m,), optional
             Weights of the query's tokens, for instance their idf; equal by default.
+        position : float, optional
+            With attention="sliding", which needs it, the query's place: documents in the window around it are searched.
         rerank : Stage or list of Stage
             Stages after the attention's ranking, in this order.
 
@@ -325,7 +359,8 @@ class AttentionVectorBridge(Constructors):
                 raise InvalidInputError(f"id must be one str or int, got {id!r}; search for several one by one")
             view, (exclude,) = store.rows_of(id_list(id))
             vector = view.vectors(np.array([exclude]))[0]
-            reads_tokens = any(stage.requires_tokens for stage in _stages(rerank))
+            reads_tokens = self._attention.token_logits is not None
+            reads_tokens |= any(stage.requires_tokens for stage in _stages(rerank))
             if query_tokens is None and reads_tokens and view.tokens is not None:
                 own = view.tokens_of(exclude)
                 query_tokens = own if len(own) else None
@@ -349,6 +384,7 @@ class AttentionVectorBridge(Constructors):
             rerank=rerank,
             query_tokens=None if query_tokens is None else [query_tokens],
             query_token_weights=None if query_token_weights is None else [query_token_weights],
+            positions=None if position is None else [position],
             threads=1,
         )[0]
 
@@ -370,6 +406,7 @@ class AttentionVectorBridge(Constructors):
         time_budget: float | None = None,
         query_tokens: Sequence[npt.ArrayLike] | None = None,
         query_token_weights: Sequence[npt.ArrayLike | None] | None = None,
+        position: float | Sequence[float] | None = None,
         rerank: Stage | Sequence[Stage] = (),
         threads: int | None = None,
     ) -> list[Hits]:
@@ -396,6 +433,8 @@ class AttentionVectorBridge(Constructors):
             One for each query.
         query_token_weights : list of array_like (m_i,), optional
             One for each query.
+        position : float or list of float, optional
+            As for `search`, the same for all queries or one for each.
         rerank : Stage or list of Stage
             As for `search`.
         threads : int, optional
@@ -439,6 +478,7 @@ class AttentionVectorBridge(Constructors):
             rerank=rerank,
             query_tokens=query_tokens,
             query_token_weights=query_token_weights,
+            positions=None if position is None else _each(position, len(matrix), "position", _is_column),
             threads=self._threads if threads is None else usable_threads(threads),
         )
 
@@ -464,6 +504,7 @@ class AttentionVectorBridge(Constructors):
         rerank: Stage | Sequence[Stage],
         query_tokens: Any,
         query_token_weights: Any,
+        positions: Sequence[Any] | None,
         threads: int,
     ) -> list[Hits]:
         """Check a search and do it."""
@@ -481,6 +522,8 @@ class AttentionVectorBridge(Constructors):
         if any(filter is not None for filter in filters) or any(where != (None, None) for where in wheres):
             filters, wheres = filters or [None] * len(queries), wheres or [(None, None)] * len(queries)
             view, allowed = self._allowed(store, view, filters, wheres, exclude)
+        if positions is not None or self._by_position:
+            allowed = self._nearby(store, view, positions, allowed)
         request = Request(
             queries=queries,
             k=k,
@@ -493,7 +536,7 @@ class AttentionVectorBridge(Constructors):
             exact=exact,
             deadline=None if time_budget is None else began + as_number(time_budget, "time_budget", above=0.0),
             stages=stages,
-            query_tokens=_query_tokens(view, len(queries), query_tokens, query_token_weights, stages),
+            query_tokens=_query_tokens(view, len(queries), query_tokens, query_token_weights, stages, self._attention),
             threads=threads,
             ef=ef,
             entries=self._entries(store, entry_points, len(queries)),
@@ -551,6 +594,36 @@ class AttentionVectorBridge(Constructors):
                 known[key] = None if allowed is not None and allowed.passing == view.live else allowed
             out.append(known[key])
         return view, out
+
+    def _nearby(
+        self, store: Store, view: View, positions: Sequence[Any] | None, allowed: list[Allowed | None] | None
+    ) -> list[Allowed | None]:
+        """Return what is allowed of the rows in the window around each query's position."""
+        name = self._attention.name
+        if not self._by_position:
+            raise InvalidConfigError(f"position can be given with attention='sliding' only, got attention={name!r}")
+        if positions is None:
+            raise InvalidInputError(f"{name} needs the query's place; pass position=number")
+        column, window = self._options["position"], self._options["window"]
+        if view.live and column not in (() if view.payload is None else view.payload.names):
+            known = ", ".join([] if view.payload is None else view.payload.names) or "none"
+            raise InvalidInputError(
+                f"position must be a column of the payload, {column!r} is none; set_payload gives rows their place, "
+                f"the columns now are: {known}"
+            )
+        between = f'"{column.replace(chr(34), 2 * chr(34))}" BETWEEN $low AND $high'
+        known_windows: dict[Any, Allowed | None] = {}
+        out: list[Allowed | None] = []
+        for number, given in enumerate(positions):
+            place = as_number(given, "position")
+            before = None if allowed is None else allowed[number]
+            key = (place, id(before))
+            if key not in known_windows:
+                limits = {"low": place - window, "high": place + (0 if self._options["causal"] else window)}
+                inside = store.matching(between, limits, view) if view.live else Allowed(view.count, view.alive)
+                known_windows[key] = inside if before is None else before & inside
+            out.append(known_windows[key])
+        return out
 
     def attention_search(self, query: npt.ArrayLike, k: int = 10, **options: Any) -> list[tuple[Id, float]]:
         """Return (id, score) pairs of `search`.
@@ -622,9 +695,13 @@ def _stages(rerank: Any) -> tuple[Stage, ...]:
     return stages
 
 
-def _query_tokens(view: View, count: int, tokens: Any, weights: Any, stages: Sequence[Stage]) -> Any:
-    """Return checked tokens and weights for each query, where a stage reads them."""
+def _query_tokens(
+    view: View, count: int, tokens: Any, weights: Any, stages: Sequence[Stage], attention: AttentionType
+) -> Any:
+    """Return checked tokens and weights for each query, where the attention or a stage reads them."""
     needing = [stage.name for stage in stages if stage.requires_tokens]
+    if attention.token_logits is not None and (view.tokens is not None or tokens is not None):
+        needing.insert(0, attention.name)
     if not needing:
         for name, given in (("query_tokens", tokens), ("query_token_weights", weights)):
             if given is not None:
@@ -645,6 +722,11 @@ def _query_tokens(view: View, count: int, tokens: Any, weights: Any, stages: Seq
         if len(given) != count:
             raise InvalidInputError(f"{name} must have one array for each of {count} queries, got {len(given)}")
     return [check_query_tokens(t, w, dim) for t, w in zip(tokens, weights, strict=True)]
+
+
+def _is_column(value: Any) -> bool:
+    """Return whether a batch's positions are one for each query."""
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
 
 
 def _is_list_of_filters(value: Any) -> bool:

@@ -21,6 +21,7 @@ from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.journal import Journal, journal_path
 from attnbridge.integrations.lock import WriterLock
 from attnbridge.integrations.operations import Operation, encode, operations
+from attnbridge.integrations.options import packed, unpacked
 from attnbridge.integrations.snapshot import Snapshot, current_snapshot, is_index, load_snapshot, write_snapshot
 from attnbridge.integrations.store import Store
 from attnbridge.metric import METRICS
@@ -81,6 +82,7 @@ class Persistent(Documents):
     _index_name: str
     _engine: str
     _fallback: str | None
+    _options: dict[str, Any]
     _home: Home | None = None
     _saved: object = None  # the view that the home folder holds
 
@@ -217,7 +219,7 @@ class Persistent(Documents):
 
     def _about(self, store: Store) -> dict[str, Any]:
         config = self.config
-        names = ["dim", "metric", "attention", "options", "index", "engine"]
+        names = ["dim", "metric", "attention", "index", "engine"]
         names += ["dtype", "index_dim", "keep_full", "candidates"]
         about = {name: config[name] for name in names if name in config}
         about |= {"rows": len(store), "model": self.model, "frozen": self._frozen}
@@ -230,7 +232,9 @@ class Persistent(Documents):
     def _save(
         self, folder: Any, about: dict[str, Any], store: Store, adjacency: Adjacency | None, home: Home | None
     ) -> None:
-        files = store.files()
+        options, files = packed(self._options)
+        about |= {"options": options}
+        files |= store.files()
         if adjacency is not None:
             for part, array in adjacency.arrays().items():
                 files[_LINKS[part]] = partial(_write_array, array)
@@ -367,7 +371,7 @@ class Persistent(Documents):
                 model=about.get("model"),
                 threads=threads,
                 **(snapshot.setting("hnsw", dict) if "hnsw" in about else {}),
-                **snapshot.setting("options", dict),
+                **unpacked(snapshot.setting("options", dict), snapshot),
             )
         except (AttentionError, TypeError) as error:
             if isinstance(error, IndexCorruptError):

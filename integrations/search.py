@@ -16,7 +16,7 @@ from attnbridge.integrations.candidates import Distances, Labels, distances_of
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.nearest import Found, Nearest, Request
 from attnbridge.integrations.view import View
-from attnbridge.mechanisms.row import AttentionType
+from attnbridge.mechanisms.row import AttentionType, keep_best
 from attnbridge.metric import Metric
 from attnbridge.rerank import Pool
 from attnbridge.threads import for_chunks
@@ -142,7 +142,7 @@ class Searcher:
             exact = distances_of(self.view.keys, self.metric, queries, bias, found.labels)
             found = found._replace(distances=exact)
         if not request.stages:
-            return self._plain(request, queries, bias, found, counts, timings)
+            return self._plain(request, queries, bias, found, counts, timings, first)
         return [
             self._staged(
                 request,
@@ -165,6 +165,7 @@ class Searcher:
         found: Found,
         counts: npt.NDArray[np.int64],
         timings: dict[str, float],
+        first: int,
     ) -> list[Hits]:
         """Rank by the attention's logit alone, in one fused call."""
         started = time.perf_counter()
@@ -172,8 +173,12 @@ class Searcher:
         most = labels.shape[1] if request.k is None else min(request.offset + request.k, labels.shape[1])
         shape = (len(queries), most)
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
-        keys, near = self.view.gathered(labels)
-        self.attention.rank(queries, bias, keys, near, counts, self.options, positions, logits, weights)
+        # A type that is not pairwise may ask which rows its keys are.
+        keys, near = self.view.gathered(labels) if self.attention.pairwise else (self.view.keys, labels)
+        if self._by_tokens(request):
+            self._match(request, labels, counts, first, positions, logits, weights)
+        else:
+            self.attention.rank(queries, bias, keys, near, counts, self.options, positions, logits, weights)
         timings["rerank"] = (time.perf_counter() - started) / len(queries)
         timings["total"] = sum(timings.values())
         places = np.maximum(positions, 0)
@@ -184,6 +189,8 @@ class Searcher:
         else:
             nearness = partial(distances.__getitem__, (which, places))
         lasts = np.minimum(counts, most).tolist()
+        if self._excludes(request):
+            lasts = (logits > -np.inf).sum(axis=1).tolist()
         if request.threshold is not None:
             lasts = [self._last(request, last, logits[i]) for i, last in enumerate(lasts)]
         ranked = _Ranked(
@@ -192,6 +199,36 @@ class Searcher:
         ranked.windows = [slice(request.offset, last) for last in lasts]
         ranked.candidates, ranked.complete = counts.tolist(), complete.tolist()
         return [Hits.lazily(ranked, i) for i in range(len(queries))]
+
+    def _by_tokens(self, request: Request) -> bool:
+        """Return whether the attention itself reads token vectors."""
+        return self.attention.token_logits is not None and request.query_tokens is not None
+
+    def _excludes(self, request: Request) -> bool:
+        """Return whether candidates may have a logit of -inf: those are no hits."""
+        return not self.attention.pairwise or self._by_tokens(request)
+
+    def _match(
+        self,
+        request: Request,
+        labels: Labels,
+        counts: npt.NDArray[np.int64],
+        first: int,
+        positions: Labels,
+        logits: npt.NDArray[np.float64],
+        weights: npt.NDArray[np.float64],
+    ) -> None:
+        """Fill the last three with the best of each query's candidates by their tokens."""
+        assert self.attention.token_logits is not None
+        assert request.query_tokens is not None
+        positions[:], logits[:], weights[:] = -1, -np.inf, 0.0
+        for b, count in enumerate(counts.tolist()):
+            rows, scores, shares = labels[b, :count], np.empty(count), np.empty(count)
+            self.view.check_tokens(rows)
+            tokens = request.query_tokens[first + b]
+            self.attention.token_logits(*tokens, self.view.tokens, rows, self.options, scores)
+            kernels.softmax(scores, shares)
+            keep_best(scores, shares, rows, positions[b], logits[b], weights[b])
 
     def _staged(
         self,
@@ -212,10 +249,15 @@ class Searcher:
         pool.find = partial(self._find, request, number, pool.query, bias)
         if request.query_tokens is not None:
             pool.query_tokens, pool.query_token_weights = request.query_tokens[number]
+        if self._by_tokens(request):
+            view.check_tokens(rows)
         pool.scores = pool.logits()
+        before, out = rows, 0
+        if self._excludes(request) and (pool.scores == -np.inf).any():
+            pool.rows, pool.scores = rows[pool.scores > -np.inf], pool.scores[pool.scores > -np.inf]
+            rows, out = pool.rows, len(rows) - len(pool.rows)
         parts = {self.attention.name: pool.scores.copy()}
         timings["rerank"] = time.perf_counter() - started
-        before = rows
         for stage in request.stages if len(rows) else ():
             if request.late():
                 complete = False
@@ -244,6 +286,8 @@ class Searcher:
         kernels.softmax(pool.scores, weights)
         best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(pool.scores, rows, best)
+        if self._excludes(request):
+            best = best[pool.scores[best] > -np.inf]
         window = best[request.offset : self._last(request, len(best), pool.scores[best])]
         view.ranked(len(rows))
         timings["total"] = sum(timings.values())
@@ -255,7 +299,7 @@ class Searcher:
             ranks[window],
             {name: values[window] for name, values in parts.items()},
             timings,
-            len(rows),
+            len(rows) + out,
             payload=partial(view.records, rows[window]),
             complete=complete,
         )
@@ -283,6 +327,8 @@ class Searcher:
         labels: Labels = search.candidates().labels[0]
         labels = labels[labels >= 0]
         self.view.check_rows(labels)
+        if self._by_tokens(request):
+            self.view.check_tokens(labels)
         if request.radius is not None:
             labels = labels[self._distances(first_query, first_bias, labels).astype(np.float64) <= request.radius]
         return labels

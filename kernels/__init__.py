@@ -6,19 +6,24 @@ by ``attnbridge.threads``, one floor up.
 """
 
 from attnbridge.kernels.codes import project, to_int8
+from attnbridge.kernels.dense import attend_few, attend_many
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
 from attnbridge.kernels.graph import gatv2
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.linear import linear_attention
 from attnbridge.kernels.mask import true_rows
-from attnbridge.kernels.maxsim import maxsim
+from attnbridge.kernels.maxsim import maxsim, soft_maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
+from attnbridge.kernels.sparse import attend_pairs
 from attnbridge.kernels.topk import top_k
 from attnbridge.kernels.walk import list_levels, scan, walk
 
 __all__ = [
+    "attend_few",
+    "attend_many",
+    "attend_pairs",
     "dot",
     "drop",
     "exact_top_k",
@@ -34,6 +39,7 @@ __all__ = [
     "rerank_poincare",
     "row_squares",
     "scan",
+    "soft_maxsim",
     "softmax",
     "to_int8",
     "top_k",

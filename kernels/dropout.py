@@ -16,7 +16,7 @@ def _scrambled(x: Any) -> Any:
 
 
 @jit
-def drop(weights: Any, rate: Any, draw: Any, problem: Any, first_query: Any, first_key: Any) -> Any:
+def drop(weights: Any, rate: Any, draw: Any, problem: Any, first_query: Any, first_key: Any, ids: Any = None) -> Any:
     """Put 0 in place of each weight with probability `rate`, and weights / (1 - rate) in place of the others.
 
     Srivastava et al. 2014, on attention weights as Vaswani et al. 2017 (section 5.4) and torch apply it.
@@ -24,11 +24,12 @@ def drop(weights: Any, rate: Any, draw: Any, problem: Any, first_query: Any, fir
     Parameters
     ----------
     weights : (l, s) float32 or float64
-        Of the queries and keys from first_query and first_key on.
+        Of the queries and keys from first_query and first_key on; or of the keys first_key + ids.
     rate : float, [0, 1)
     draw : int
         What all is drawn from.
     problem, first_query, first_key : int
+    ids : (s,) int32 or None
     """
     step = np.uint64(0x9E3779B97F4A7C15)
     kept = weights.dtype.type(1.0 / (1.0 - rate))
@@ -38,5 +39,8 @@ def drop(weights: Any, rate: Any, draw: Any, problem: Any, first_query: Any, fir
     for i in range(weights.shape[0]):
         row = _scrambled(start + step * np.uint64(first_query + i + 1))
         for j in range(weights.shape[1]):
-            number = _scrambled(row + step * np.uint64(first_key + j + 1)) >> np.uint64(11)
+            key = j
+            if ids is not None:
+                key = ids[j]
+            number = _scrambled(row + step * np.uint64(first_key + key + 1)) >> np.uint64(11)
             weights[i, j] = weights[i, j] * kept if np.int64(number) >= bar else zero

@@ -1,4 +1,4 @@
-"""MaxSim, the late interaction of ColBERT: how well each query token finds its match in a document."""
+"""MaxSim, the late interaction of ColBERT: how well each query token finds its match in a document; hard and soft."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from attnbridge.kernels._jit import jit
 from attnbridge.kernels.dot import load
+from attnbridge.kernels.softmax import exp_nonpositive
 
 
 @jit
@@ -81,4 +82,64 @@ def maxsim(query_tokens: Any, token_weights: Any, tokens: Any, starts: Any, leng
         total = 0.0
         for a in range(m):
             total += token_weights[a] * np.float64(best[a])
+        out[i] = total
+
+
+@jit
+def soft_maxsim(
+    query_tokens: Any, token_weights: Any, tokens: Any, starts: Any, lengths: Any, temperature: Any, out: Any
+) -> Any:
+    """Write out[i] = sum_a token_weights[a] * sum_b softmax_b(s[a, b] / temperature) * s[a, b].
+
+    s[a, b] = query_tokens[a] . tokens[b]. It is `maxsim` with the softmax-weighted mean of a query token's products in
+    place of the largest: never above it, equal to it in the limit of temperature 0, and the same for a document whose
+    tokens all come twice (no bias by length).
+
+    Parameters
+    ----------
+    query_tokens : (m, d) float32
+    token_weights : (m,) float64
+    tokens : (t, d) float32, int8 or uint16 (bits of float16), all documents' tokens in a row
+    starts, lengths : (n,) int64, document i's tokens are tokens[starts[i] : starts[i] + lengths[i]]
+    temperature : float
+    out : (n,) float64; a document without tokens gets NaN
+    """
+    m, d = query_tokens.shape
+    longest = 1
+    for i in range(lengths.shape[0]):
+        longest = max(longest, lengths[i])
+    pair = np.empty((2, d), query_tokens.dtype)
+    products = np.empty((m, longest), query_tokens.dtype)
+    for i in range(starts.shape[0]):
+        count = lengths[i]
+        if count == 0:
+            out[i] = np.nan
+            continue
+        for b in range(0, count, 2):
+            other = min(b + 1, count - 1)
+            for j in range(d):
+                pair[0, j] = load(tokens[starts[i] + b, j])
+                pair[1, j] = load(tokens[starts[i] + other, j])
+            for a in range(0, m, 4):
+                a1 = min(a + 1, m - 1)
+                a2 = min(a + 2, m - 1)
+                a3 = min(a + 3, m - 1)
+                s0, s1, s2, s3, t0, t1, t2, t3 = _eight_dots(pair, query_tokens, a, a1, a2, a3)
+                products[a, b], products[a, other] = s0, t0
+                products[a1, b], products[a1, other] = s1, t1
+                products[a2, b], products[a2, other] = s2, t2
+                products[a3, b], products[a3, other] = s3, t3
+        total = 0.0
+        for a in range(m):
+            best = products[a, 0]
+            for b in range(1, count):
+                best = max(best, products[a, b])
+            weight = 0.0
+            below = 0.0
+            for b in range(count):
+                gap = np.float64(products[a, b]) - np.float64(best)
+                share = exp_nonpositive(gap / temperature)
+                weight += share
+                below += share * gap
+            total += token_weights[a] * (np.float64(best) + below / weight)
         out[i] = total

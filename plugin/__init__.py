@@ -34,15 +34,24 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hit as Hit
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
+    from attnbridge.manifolds import EuclideanSpace as EuclideanSpace
     from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
+    from attnbridge.manifolds import Manifold as Manifold
+    from attnbridge.manifolds import ProductSpace as ProductSpace
+    from attnbridge.manifolds import SphericalSpace as SphericalSpace
+    from attnbridge.masks import SparseMask as SparseMask
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
+    from attnbridge.mechanisms import CrossAttention as CrossAttention
+    from attnbridge.mechanisms import GeometricAttention as GeometricAttention
     from attnbridge.mechanisms import GraphAttention as GraphAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import LinearAttention as LinearAttention
     from attnbridge.mechanisms import MixtureOfExpertsAttention as MixtureOfExpertsAttention
+    from attnbridge.mechanisms import MultiHeadAttention as MultiHeadAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
+    from attnbridge.mechanisms import SparseAttention as SparseAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -70,10 +79,14 @@ _MECHANISMS = (
     "AttentionContext",
     "AttentionOutput",
     "GraphAttention",
+    "CrossAttention",
+    "GeometricAttention",
     "HyperbolicAttention",
+    "MultiHeadAttention",
     "LinearAttention",
     "MixtureOfExpertsAttention",
     "ScaledDotProductAttention",
+    "SparseAttention",
 )
 
 # Public name -> the module it lives in.
@@ -87,8 +100,13 @@ _HOME = {
     "AttentionVectorBridge": "attnbridge.integrations.bridge",
     "Hit": "attnbridge.hits",
     "Hits": "attnbridge.hits",
+    "EuclideanSpace": "attnbridge.manifolds",
     "HyperbolicSpace": "attnbridge.manifolds",
+    "Manifold": "attnbridge.manifolds",
+    "ProductSpace": "attnbridge.manifolds",
+    "SphericalSpace": "attnbridge.manifolds",
     "LateInteraction": "attnbridge.rerank",
+    "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",
     "attention": "attnbridge.functional",
     "attention_logits": "attnbridge.functional",

@@ -36,7 +36,7 @@ class AttentionDistance:
 
     def __init__(self, attention_type: str = "scaled_dot", **options: Any) -> None:
         self._type, self._options = resolve(attention_type, options)
-        if not self._type.pairwise:
+        if not self._type.is_pairwise(self._options):
             raise InvalidConfigError(
                 f"attention_type must be pairwise for a distance, got {self._type.name!r}, whose logit of a pair "
                 "depends on the other keys"

@@ -8,6 +8,8 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
 from attnbridge.mechanisms.base import Attention, Batch
+from attnbridge.mechanisms.dense import attend_plain
+from attnbridge.mechanisms.standard import PLAIN
 from attnbridge.scoring import REGISTRY, resolve
 from attnbridge.validation import as_count, as_floats, as_vector
 
@@ -172,14 +174,16 @@ def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **
     11.0
     """
     row, checked = resolve(attention_type, options)
-    if not row.pairwise:
+    if not row.is_pairwise(checked):
         raise InvalidConfigError(
             f"attention_type must be pairwise for the score of a pair, got {row.name!r}, whose logit of a pair depends "
             "on the other keys; attention_logits gives it among them"
         )
+    mechanism = row.mechanism(checked)
+    if row.token_logits is not None:
+        return float(mechanism._masked_logits(mechanism._check(query, [key], None, None, False)).item())
     q = as_vector(query, "query", keep_float64=True)
     k = as_vector(key, "key", keep_float64=True)
-    mechanism = row.mechanism(checked)
     return float(mechanism._masked_logits(mechanism._check(q, k[None], None, None, False))[0, 0, 0])
 
 
@@ -187,6 +191,7 @@ def attention(
     query: Any,
     keys: Any,
     values: Any,
+    /,  # poincare has an option named values
     attention_type: str = "scaled_dot",
     *,
     mask: Any = None,
@@ -225,6 +230,10 @@ def attention(
     >>> ab.attention([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], scale=1.0).round(2)
     array([12.69], dtype=float32)
     """
+    if mask is None and not options and max_keys is MAX_KEYS and attention_type in PLAIN:
+        output = attend_plain(query, keys, values, max_keys=MAX_KEYS)
+        if output is not None:
+            return output
     mechanism, batch = _checked(attention_type, options, query, keys, values, mask, max_keys)
     return batch.restore(mechanism._attend(batch).output)
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnbridge import kernels
+from attnbridge.reference import TYPES as TYPES  # that of the attention types is installed, for `attnbridge test`
+from attnbridge.reference import truth as truth
 
 Array = np.ndarray[Any, Any]
 
@@ -86,7 +88,9 @@ def row_squares(rows: Array, out: Array) -> None:
     out[:] = (as_float64(rows) ** 2).sum(axis=1)
 
 
-def drop(weights: Array, rate: float, draw: int, problem: int, first_query: int, first_key: int) -> None:
+def drop(
+    weights: Array, rate: float, draw: int, problem: int, first_query: int, first_key: int, ids: Array | None = None
+) -> None:
     """Zero what a hash of the pair's place draws below `rate`, and divide the rest by 1 - rate."""
     whole = 2**64 - 1
 
@@ -100,8 +104,44 @@ def drop(weights: Array, rate: float, draw: int, problem: int, first_query: int,
     for i in range(weights.shape[0]):
         row = scrambled((start + step * (first_query + i + 1)) & whole)
         for j in range(weights.shape[1]):
-            number = scrambled((row + step * (first_key + j + 1)) & whole) >> 11
+            key = first_key + (j if ids is None else int(ids[j]))
+            number = scrambled((row + step * (key + 1)) & whole) >> 11
             weights[i, j] = weights[i, j] / (1.0 - rate) if number >= int(rate * 2**53) else 0.0
+
+
+def attend_pairs(
+    queries: Array,
+    keys: Array,
+    values: Array,
+    indptr: Array,
+    indices: Array,
+    bias: Array,
+    first: int,
+    reach: int,
+    scale: float,
+    rate: float,
+    draw: int,
+    problem: int,
+    out: Array,
+    weights: Array,
+    total: Array,
+) -> int:
+    """Fill out, weights and total from the dense matrix of logits, -inf where no pair is listed."""
+    logits = np.full((len(queries), len(keys)), -np.inf)
+    rows = np.repeat(np.arange(len(queries)), np.diff(indptr))
+    products = as_float64(queries) @ as_float64(keys).T * scale
+    logits[rows, indices] = products[rows, indices] + (bias if len(bias) else 0.0)
+    logits[np.arange(len(keys)) >= np.arange(len(queries))[:, None] + first + reach] = -np.inf
+    shares = np.empty_like(logits)
+    for i, row in enumerate(logits):
+        total[i] = softmax(row, shares[i])
+    if rate > 0.0:
+        drop(shares, rate, draw, problem, first, 0)
+    if weights.size:
+        seen = indices < rows + first + reach
+        weights[rows[seen], indices[seen]] = shares[rows[seen], indices[seen]]
+    out[:] = shares @ as_float64(values)
+    return -1
 
 
 def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Array, lengths: Array, out: Array) -> None:
@@ -109,6 +149,22 @@ def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Arr
     for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         products = query_tokens.astype(np.float64) @ as_float64(tokens[start : start + length]).T
         out[i] = token_weights @ products.max(axis=1) if length else np.nan
+
+
+def soft_maxsim(
+    query_tokens: Array,
+    token_weights: Array,
+    tokens: Array,
+    starts: Array,
+    lengths: Array,
+    temperature: float,
+    out: Array,
+) -> None:
+    """Fill out with sum_a token_weights[a] * the softmax-weighted mean of query_tokens[a] . tokens."""
+    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        products = query_tokens.astype(np.float64) @ as_float64(tokens[start : start + length]).T
+        shares = np.exp((products - products.max(axis=1, keepdims=True, initial=-np.inf)) / temperature)
+        out[i] = token_weights @ ((shares * products).sum(axis=1) / shares.sum(axis=1)) if length else np.nan
 
 
 def weigh_best(scores: Array, ids: Array, positions: Array, logits: Array, weights: Array) -> None:
@@ -461,7 +517,25 @@ def _row_squares(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
 
 def _drop(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     weights = rng.random((case.n, case.d)).astype(case.kind)
-    return weights, 0.3, int(rng.integers(2**63)), 2, 5, 7
+    ids = np.sort(rng.permutation(3 * case.d)[: case.d]).astype(np.int32) if case.gathered else None
+    return weights, 0.3, int(rng.integers(2**63)), 2, 5, 7, ids
+
+
+def _attend_pairs(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Rows of pairs of all lengths: none, all, some; with everything that is optional, or with nothing of it."""
+    kind = _precision(case)
+    pairs = rng.random((case.b, case.n)) < rng.choice([0.0, 0.1, 0.5, 1.0], (case.b, 1))
+    pairs[-1] = True
+    indptr = np.concatenate([[0], np.cumsum(pairs.sum(axis=1))])
+    indices = np.nonzero(pairs)[1].astype(np.int32)
+    bias = np.where(rng.random(len(indices)) < 0.2, -np.inf, rng.standard_normal(len(indices)))
+    queries, keys = rng.standard_normal((case.b, case.d)).astype(kind), _gaussian(rng, case)
+    values = rng.standard_normal((case.n, 3)).astype(kind)
+    some = bias, 1, case.n // 2, case.d**-0.5, 0.3, int(rng.integers(2**63)), 2
+    rest = some if case.gathered else (np.empty(0), 0, case.n, case.d**-0.5, 0.0, 0, 0)
+    shape = (case.b, case.n) if case.gathered else (0, 0)
+    out, weights = np.full((case.b, 3), np.nan, kind), np.zeros(shape, kind)
+    return queries, keys, values, indptr, indices, *rest, out, weights, np.full(case.b, np.nan)
 
 
 def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
@@ -469,6 +543,11 @@ def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     cuts = np.sort(rng.integers(0, case.n + 1, case.n // 4))
     cuts = np.concatenate([[0], cuts, [case.n]])  # some documents have no tokens
     return query_tokens, rng.random(case.b), _gaussian(rng, case), cuts[:-1], np.diff(cuts), np.empty(len(cuts) - 1)
+
+
+def _soft_maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    *inputs, out = _maxsim(rng, case)
+    return *inputs, 0.7, out
 
 
 def _search(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
@@ -598,8 +677,12 @@ KERNELS = {
     "top_k": Kernel(kernels.top_k, top_k, _top_k, kinds=("float64",), gathers=True, ranks=True),
     "weighted_sum": Kernel(kernels.weighted_sum, weighted_sum, _weighted_sum, terms=True, gathers=True),
     "row_squares": Kernel(kernels.row_squares, row_squares, _row_squares),
-    "drop": Kernel(kernels.drop, drop, _drop, kinds=("float32", "float64"), float32=True),
+    "drop": Kernel(kernels.drop, drop, _drop, kinds=("float32", "float64"), gathers=True, float32=True),
+    "attend_pairs": Kernel(
+        kernels.attend_pairs, attend_pairs, _attend_pairs, kinds=("float32", "float64"), gathers=True, float32=True
+    ),
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
+    "soft_maxsim": Kernel(kernels.soft_maxsim, soft_maxsim, _soft_maxsim, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(
         kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True, difference=True

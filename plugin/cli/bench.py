@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from attnbridge.cli.inputs import FILE, names_of, read_queries
+from attnbridge.cli.bench_attention import attention, reference
+from attnbridge.cli.inputs import FILE, names_of, read_queries, require_folder
 from attnbridge.cli.output import jsonable, print_table, table
-from attnbridge.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,10 @@ _Number = TypeVar("_Number", int, float)
 @click.group()
 def bench() -> None:
     """Measure this library beside others."""
+
+
+bench.add_command(attention)
+bench.add_command(reference)
 
 
 @bench.command()
@@ -136,9 +140,8 @@ def _check_files(output: Path | None, json_file: Path | None) -> None:
         from attnbridge.validation import require
 
         require("matplotlib", "viz")
-    for option, file in (("--output", output), ("--json", json_file)):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise InvalidInputError(f"{option} must be in a folder that is there, got {file}; make {file.parent} first")
+    require_folder(output, "--output")
+    require_folder(json_file, "--json")
 
 
 def _vectors(data: Path | None, vector: str | None) -> "npt.NDArray[np.float32]":

@@ -281,3 +281,20 @@ def opened(folder: Path, *, write: bool) -> "Iterator[AttentionVectorBridge]":
         AttentionVectorBridge.open(folder, read_only=not write) as bridge,
     ):
         yield bridge
+
+
+def require_folder(file: Path | None, option: str) -> None:
+    """Refuse a file that cannot be written for want of its folder, before the time to fill it is spent.
+
+    Parameters
+    ----------
+    file : Path or None
+    option : str
+        What named it.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if file is not None and not file.absolute().parent.is_dir():
+        raise InvalidInputError(f"{option} must be in a folder that is there, got {file}; make {file.parent} first")

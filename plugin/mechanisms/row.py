@@ -55,6 +55,16 @@ class AttentionType:
     largest_logit : float or None
         An upper bound of the logit that is reached by equal vectors, where there is one.
     aliases : tuple of str
+    pairwise_with : callable or None
+        (options) -> bool, where `pairwise` is not true with all options.
+    require_fit : callable or None
+        (options, dim) -> None; raises where the options cannot go with vectors of a dimension.
+    index_scale : callable or None
+        (options, dim, unit) -> float; the scale over an index where none is given, `unit` for unit vectors. Without
+        it, that of the index's metric.
+    token_logits : callable or None
+        (query_tokens (t, dt), token_weights (t,), TokenRows, ids (m,), options, out (m,) float64) -> None, of a type
+        whose query and keys may be several token vectors each.
     """
 
     name: str
@@ -70,9 +80,17 @@ class AttentionType:
     metric: Callable[[Options], Metric] | None = None
     largest_logit: float | None = None
     aliases: tuple[str, ...] = field(default=())
+    pairwise_with: Callable[[Options], bool] | None = None
+    require_fit: Callable[[Options, int], None] | None = None
+    index_scale: Callable[[Options, int, bool], float] | None = None
+    token_logits: Callable[..., None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _named, (self.name,)
+
+    def is_pairwise(self, options: Options) -> bool:
+        """Return whether the logit of a pair does not depend on the other keys, with these options."""
+        return self.pairwise and (self.pairwise_with is None or self.pairwise_with(options))
 
     def rank(
         self,
@@ -99,9 +117,7 @@ class AttentionType:
             scores, shares = np.empty(count), np.empty(count)
             self.logits(queries[b], bias[b], keys, candidates, options, scores)
             self.weigh(queries[b], bias[b], keys, candidates, options, scores, shares)
-            best = positions[b, : min(count, positions.shape[1])]
-            kernels.top_k(scores, candidates, best)
-            logits[b, : len(best)], weights[b, : len(best)] = scores[best], shares[best]
+            keep_best(scores, shares, candidates, positions[b], logits[b], weights[b])
 
     def weigh(
         self, query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, logits: Any, out: Any
@@ -111,6 +127,13 @@ class AttentionType:
             kernels.softmax(logits, out)
         else:
             self.weights(query, bias, keys, ids, options, logits, out)
+
+
+def keep_best(scores: Logits, shares: Logits, candidates: Ids, positions: Ids, logits: Logits, weights: Logits) -> None:
+    """Fill the beginning of the last three, (k,) each, with the best scores: their positions, themselves, weights."""
+    best = positions[: min(len(scores), len(positions))]
+    kernels.top_k(scores, candidates, best)
+    logits[: len(best)], weights[: len(best)] = scores[best], shares[best]
 
 
 def _named(name: str) -> AttentionType:

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.config import as_dropout
-from attnbridge.mechanisms.base import RegisteredAttention
+from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention
+from attnbridge.mechanisms.dense import attend_dense
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional, positive, scale_or_default
 from attnbridge.metric import Keys
 from attnbridge.validation import as_bool
@@ -48,6 +49,9 @@ SCALED_DOT = AttentionType(
     rerank=_rerank,
     aliases=("dot", "scaled_dot_product", "sdpa"),
 )
+
+# Types whose output is that of attend_dense as it stands.
+PLAIN = (SCALED_DOT.name, *SCALED_DOT.aliases)
 
 
 class ScaledDotProductAttention(RegisteredAttention):
@@ -93,3 +97,15 @@ class ScaledDotProductAttention(RegisteredAttention):
 
     def _options(self) -> Mapping[str, Any]:
         return {"scale": self.scale}
+
+    def _attend(
+        self,
+        batch: Batch,
+        need_weights: bool = False,
+        need_context: bool = False,
+        training: bool = False,
+        seed: int | None = None,
+    ) -> Attended:
+        scale = scale_or_default(batch.query.shape[-1], self.scale)
+        rate, draw = self._draw(training, seed)
+        return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw)

@@ -98,11 +98,19 @@ class Pool:
     def logits(self) -> npt.NDArray[np.float64]:
         """Return the attention's logits of the candidates under the current query.
 
+        Where the attention reads tokens (cross) and the query has some, they are those of the query's tokens, which no
+        stage changes.
+
         Returns
         -------
         ndarray of float64, (n,)
         """
         out = np.empty(len(self.rows))
+        by_tokens = self.attention.token_logits
+        if by_tokens is not None and self.tokens is not None and self.query_tokens is not None:
+            weights = self.query_token_weights
+            by_tokens(self.query_tokens, weights, self.tokens, self.rows, self.options, out)
+            return out
         self.attention.logits(self.query, self.query_bias, self.keys, self.rows, self.options, out)
         return out
 

@@ -1,4 +1,4 @@
-"""Which pairs of query and key may attend."""
+"""Masks of pairs as arrays, and the check of any mask that a call is given."""
 
 from typing import Any, Protocol
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidMaskError
+from attnbridge.masks.sparse import SparseMask
 
 
 class Mask(Protocol):
@@ -46,6 +47,12 @@ def as_attention_mask(mask: Any, shape: tuple[int, ...]) -> Mask:
     ------
     InvalidMaskError
     """
+    if isinstance(mask, SparseMask):
+        if mask.shape != shape[-2:]:
+            raise InvalidMaskError(
+                f"mask must have shape (queries, keys) = {shape[-2:]}, got a SparseMask {mask.shape}"
+            )
+        return mask
     data = np.asarray(mask)
     try:
         fits = np.broadcast_shapes(data.shape, shape) == shape

@@ -1,0 +1,696 @@
+"""Multi-head attention: several attentions side by side, each over its share of the columns."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge import kernels
+from attnbridge.config import AttentionConfig, as_dropout, heads_divide
+from attnbridge.errors import (
+    DimensionMismatchError,
+    InputTooLargeError,
+    InvalidConfigError,
+    InvalidInputError,
+    NumericalInstabilityError,
+)
+from attnbridge.mechanisms.base import Attended, Attention, AttentionContext, AttentionOutput, Batch
+from attnbridge.mechanisms.dense import attend_dense
+from attnbridge.mechanisms.row import (
+    AttentionType,
+    Ids,
+    Logits,
+    Option,
+    Options,
+    gathered,
+    optional,
+    positive,
+    scale_or_default,
+)
+from attnbridge.mechanisms.standard import ScaledDotProductAttention
+from attnbridge.metric import Keys
+from attnbridge.validation import Float, as_bool, as_choice, as_count, as_floats, require_finite
+
+Parameters = Mapping[str, npt.NDArray[np.float32]]
+
+MATRICES = ("W_q", "W_k", "W_v", "W_o")
+BIASES = ("b_q", "b_k", "b_v", "b_o")
+NONE: Parameters = {}
+
+# Keys whose heads are taken apart at a time: float64 copies of them are made.
+_BLOCK = 4_096
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+# ---- the row of the registry
+
+
+def as_parameter(value: Any, name: str) -> npt.NDArray[np.float32]:
+    """Return a finite parameter array as float32, a copy of one's own."""
+    array = as_floats(value, name)
+    require_finite(array, name)
+    return np.array(array, np.float32)
+
+
+def as_parameters(value: Any, name: str) -> Parameters:
+    """Return the projections of a query and a key, and those of values where they are given."""
+    if not isinstance(value, Mapping):
+        raise InvalidConfigError(f"{name} must be a dict of arrays W_q, W_k, ..., got {type(value).__name__}")
+    known = (*MATRICES, *BIASES)
+    for key in value:
+        if key not in known:
+            raise InvalidConfigError(f"{name} must be named {', '.join(known)}; got {key!r}")
+    for key in ("W_q", "W_k"):
+        if key not in value:
+            raise InvalidConfigError(f"{name} must hold W_q and W_k, {key} is missing; add it")
+    held = {key: as_parameter(value[key], f"{name}[{key!r}]") for key in known if key in value}
+    for key, array in held.items():
+        axes = 2 if key in MATRICES else 1
+        if array.ndim != axes or array.size == 0:
+            rule = "(out, in)" if axes == 2 else "(out,)"
+            raise DimensionMismatchError(f"{name}[{key!r}] must be {rule}, got shape {array.shape}")
+    rows = {key: len(array) for key, array in held.items()}
+    pairs = [("W_k", "W_q"), ("b_q", "W_q"), ("b_k", "W_k"), ("b_v", "W_v"), ("b_o", "W_o")]
+    for one, other in pairs:
+        if one in rows and other not in rows:
+            raise InvalidConfigError(f"{name} must hold {other} with {one}; add it")
+        if one in rows and rows[one] != rows[other]:
+            raise DimensionMismatchError(
+                f"{name}[{one!r}] must have as many rows as {other}, {rows[other]}, got {rows[one]}"
+            )
+    if "W_v" in held and "W_o" in held and held["W_o"].shape[1] != rows["W_v"]:
+        raise DimensionMismatchError(
+            f"{name}['W_o'] must have a column for each row of W_v, {rows['W_v']}, got {held['W_o'].shape[1]}"
+        )
+    return held
+
+
+def require_fit(options: Options, dim: int) -> None:
+    """Refuse heads that do not divide what they share, and projections of vectors of another dimension."""
+    held = options["parameters"]
+    if held is None:
+        heads_divide(dim, options["num_heads"])
+        return
+    heads_divide(len(held["W_q"]), options["num_heads"], "Projected dimension")
+    for name in ("W_q", "W_k"):
+        if held[name].shape[1] != dim:
+            raise DimensionMismatchError(
+                f"parameters[{name!r}] must have a column for each of {dim} dimensions, got {held[name].shape[1]}"
+            )
+
+
+def _scale(options: Options, dim: int) -> float:
+    """Return the factor on a head's product."""
+    if options["scale"] is not None:
+        return float(options["scale"])
+    held = options["parameters"]
+    width = dim if held is None else len(held["W_q"])
+    return float((width / options["num_heads"]) ** -0.5)
+
+
+def _projected(query: npt.NDArray[Any], held: Parameters) -> Logits:
+    """Return W_q q + b_q."""
+    out = np.empty(len(held["W_q"]))
+    kernels.dot(query, 0.0, held["W_q"], None, None, None, 1.0, out)
+    return out + held["b_q"] if "b_q" in held else out
+
+
+def _folded(projected: Logits, held: Parameters, like: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], float]:
+    """Return what a key's product with is W_k k . projected, and the share of b_k: keys need not be projected."""
+    out = np.empty(held["W_k"].shape[1])
+    kernels.weighted_sum(projected, held["W_k"], None, None, out)
+    share = float(projected @ held["b_k"]) if "b_k" in held else 0.0
+    if like.dtype == np.float64 or np.abs(out).max() > _LARGEST:
+        return out, share
+    return out.astype(np.float32), share
+
+
+def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
+    require_fit(options, len(query))
+    if options["score"] == "weights":
+        out[:] = _log_mean_weights(_head_logits(query, keys, ids, options))
+        return
+    held, scale = options["parameters"], _scale(options, len(query)) / options["num_heads"]
+    if held is None:
+        kernels.dot(query, bias, keys.data, keys.scale, keys.bias, ids, scale, out)
+        return
+    folded, share = _folded(_projected(query, held), held, query)
+    kernels.dot(folded, share, keys.data, keys.scale, None, ids, scale, out)
+
+
+def _weights(
+    query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, logits: Logits, out: Logits
+) -> None:
+    require_fit(options, len(query))
+    heads = _head_logits(query, keys, ids, options)
+    for head in heads:
+        kernels.softmax(head, head)
+    heads.mean(axis=0, out=out)
+
+
+def _head_logits(query: npt.NDArray[Any], keys: Keys, ids: Ids | None, options: Options) -> Logits:
+    """Return each head's logits (H, m)."""
+    count = len(keys.data) if ids is None else len(ids)
+    heads, held = options["num_heads"], options["parameters"]
+    if held is None:
+        parts, shares = query.astype(np.float64).reshape(heads, -1), np.zeros(heads)
+        if keys.bias is not None:  # l2: a head's similarity is minus half its squared distance
+            shares = -0.5 * (parts**2).sum(axis=1)
+    else:
+        projected = _projected(query, held).reshape(heads, -1)
+        weights = held["W_k"].reshape(heads, projected.shape[1], -1)
+        parts = np.einsum("he,hed->hd", projected, weights.astype(np.float64))
+        shares = (projected * held["b_k"].reshape(projected.shape)).sum(axis=1) if "b_k" in held else np.zeros(heads)
+    out = np.empty((heads, count))
+    for start in range(0, count, _BLOCK):
+        part = slice(start, min(start + _BLOCK, count))
+        some = np.arange(part.start, part.stop) if ids is None else ids[part]
+        rows = gathered(keys, some).astype(np.float64)
+        if held is not None:
+            out[:, part] = parts @ rows.T
+            continue
+        rows = rows.reshape(len(rows), heads, -1)
+        np.einsum("hd,mhd->hm", parts, rows, out=out[:, part])
+        if keys.bias is not None:
+            out[:, part] -= 0.5 * (rows**2).sum(axis=2).T
+    out += shares[:, None]
+    out *= _scale(options, len(query))
+    return out
+
+
+def _log_mean_weights(heads: Logits) -> Logits:
+    """Return log(mean_h softmax(heads[h])) of logits (H, ..., m); without the logarithm small ones would be 0."""
+    for head in heads.reshape(-1, heads.shape[-1]):
+        total = kernels.logsumexp(head)
+        if total > -np.inf:
+            head -= total
+    out: Logits = np.logaddexp.reduce(heads, axis=0) - np.log(len(heads))
+    return out
+
+
+MULTI_HEAD = AttentionType(
+    name="multi_head",
+    complexity="O(n^2)",
+    best_for="general purpose",
+    pairwise=True,
+    options={
+        # Must divide the dimension.
+        "num_heads": Option(8, as_count),
+        # Factor on a head's product; None is 1/sqrt(d / num_heads).
+        "scale": Option(None, optional(positive)),
+        # What ranks: the mean of the heads' logits, or the logarithm of the mean of their weights.
+        "score": Option("logits", lambda value, name: as_choice(value, name, ("logits", "weights"))),
+        # W_q, W_k and, where they are wanted, b_q, b_k; W_v, b_v, W_o, b_o for outputs.
+        "parameters": Option(None, optional(as_parameters)),
+    },
+    logits=_logits,
+    mechanism=lambda options: _RowHeads(options),
+    weights=_weights,
+    aliases=("mha", "multihead"),
+    pairwise_with=lambda options: options["score"] == "logits",
+    require_fit=require_fit,
+    # Each head sees a part of the unit vector: their mean is scaled_dot's logit of scale 20.
+    index_scale=lambda options, dim, unit: (
+        20.0 * options["num_heads"] if unit and options["parameters"] is None else _scale(options, dim)
+    ),
+)
+
+
+# ---- over whole sequences
+
+
+class _Heads(Attention):
+    """Heads over columns, projected or as they are."""
+
+    num_heads: int
+    scale: float | None
+    score: str = "logits"
+    _held: Parameters = NONE
+
+    def _options(self, held: Parameters) -> Options:
+        """Return the row's options."""
+        return {"num_heads": self.num_heads, "scale": self.scale, "score": self.score, "parameters": held or None}
+
+    def _logits(self, batch: Batch) -> Logits:
+        """Return the mean over heads of their logits, of the row of the registry."""
+        out, options = np.empty(batch.shape), self._options(self._held) | {"score": "logits"}  # type: ignore[operator]
+        for problem, (q, k, _) in enumerate(batch.which):
+            keys = Keys(batch.key[k])
+            for i, query in enumerate(batch.query[q]):
+                MULTI_HEAD.logits(query, 0.0, keys, None, options, out[problem, i])
+        return out
+
+    def _masked_logits(self, batch: Batch) -> Logits:
+        if self.score == "logits":
+            return super()._masked_logits(batch)
+        parts = self._parts(self._project(batch, self._held))
+        return _log_mean_weights(np.stack([head._masked_logits(part) for head, part in parts]))
+
+    def _all_weights(self, batch: Batch) -> Float:
+        parts = self._parts(self._project(batch, self._held))
+        heads = [head._weights(part, head._masked_logits(part))[0] for head, part in parts]
+        mean: Float = np.mean(heads, axis=0).astype(batch.key.dtype, copy=False)
+        return mean
+
+    def _attend(
+        self,
+        batch: Batch,
+        need_weights: bool = False,
+        need_context: bool = False,
+        training: bool = False,
+        seed: int | None = None,
+    ) -> Attended:
+        output, heads, total = self._attend_heads(batch, need_weights, training, seed)
+        return Attended(output, None if heads is None else heads.mean(axis=1, dtype=np.float64), total)
+
+    def _attend_heads(
+        self, batch: Batch, need_weights: bool, training: bool, seed: int | None
+    ) -> tuple[Float, Float | None, Logits]:
+        """Return outputs (P, L, dv), each head's weights (P, H, L, S) if needed, log-normalisers (P, H, L)."""
+        assert batch.value is not None
+        held, (rate, draw) = self._held, self._draw(training, seed)
+        projected, heads = self._project(batch, held), self.num_heads
+        scale = scale_or_default(projected.query.shape[-1] // heads, self.scale)
+        output, weights, total = attend_dense(
+            projected, scale=scale, heads=heads, need_weights=need_weights, rate=rate, draw=draw
+        )
+        assert total is not None
+        totals = total.reshape(-1, heads, batch.shape[1])
+        kept = None if weights is None else weights.reshape(-1, heads, *batch.shape[1:])
+        if "W_o" in held:
+            rows = output
+            with np.errstate(over="ignore", invalid="ignore"):
+                output = _linear(rows, held["W_o"], held.get("b_o"), rows.dtype)
+            if not np.isfinite(output).all():
+                output = _linear(rows, held["W_o"], held.get("b_o"), np.float64)
+            output[(totals == -np.inf).all(axis=1)] = 0.0  # nothing to attend to: not the bias either
+        with np.errstate(over="ignore"):
+            output = output.astype(batch.value.dtype, copy=False)
+        if not np.isfinite(output).all():
+            batch.require_finite()
+            raise NumericalInstabilityError("output must be within float32 (3.4e38); rescale value, or give float64")
+        return output, kept, totals
+
+    def _project(self, batch: Batch, held: Parameters) -> Batch:
+        """Return the batch of the projected queries, keys and values."""
+        if held:
+            with np.errstate(over="ignore", invalid="ignore"):
+                made = _projections(batch, held, batch.query.dtype)
+            if not all(np.isfinite(array).all() for array in made if array is not None):
+                batch.require_finite()
+                made = _projections(batch, held, np.float64)
+            batch = replace(batch, query=made[0], key=made[1], value=made[2])
+        heads_divide(batch.query.shape[-1], self.num_heads)
+        if batch.value is not None:
+            heads_divide(batch.value.shape[-1], self.num_heads, "Value dimension")
+        return batch
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[ScaledDotProductAttention, Batch]]:
+        """Yield, head by head, an attention and its share of the columns."""
+        head = ScaledDotProductAttention(scale=self.scale)
+
+        def share(array: Float, h: int) -> Float:
+            width = array.shape[-1] // self.num_heads
+            return np.ascontiguousarray(array[..., h * width : (h + 1) * width])
+
+        for h in range(self.num_heads):
+            value = None if batch.value is None else share(batch.value, h)
+            yield head, replace(batch, query=share(batch.query, h), key=share(batch.key, h), value=value)
+
+
+def _projections(batch: Batch, held: Parameters, dtype: npt.DTypeLike) -> tuple[Float, Float, Float | None]:
+    """Return the projected queries, keys and values, all of one dtype; values may have no projection."""
+    value = batch.value
+    if value is not None:
+        value = (
+            _linear(value, held["W_v"], held.get("b_v"), dtype) if "W_v" in held else value.astype(dtype, copy=False)
+        )
+    return (
+        _linear(batch.query, held["W_q"], held.get("b_q"), dtype),
+        _linear(batch.key, held["W_k"], held.get("b_k"), dtype),
+        value,
+    )
+
+
+def _linear(
+    rows: Float, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, dtype: npt.DTypeLike
+) -> Float:
+    """Return rows W^T + b."""
+    out: Float = rows.astype(dtype, copy=False) @ weight.T.astype(dtype, copy=False)
+    if bias is not None:
+        out += bias
+    return out
+
+
+class _RowHeads(_Heads):
+    """What the functional API calls: parameters as they are given, heads that are checked with the vectors."""
+
+    name: ClassVar[str] = "multi_head"
+
+    def __init__(self, options: Options) -> None:
+        self.num_heads, self.scale, self.score = options["num_heads"], options["scale"], options["score"]
+        self._held = options["parameters"] or NONE
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The row's options but the parameters."""
+        return {"num_heads": self.num_heads, "scale": self.scale, "score": self.score}
+
+    def parameters(self) -> dict[str, npt.NDArray[Any]]:
+        """Return copies of the parameters given."""
+        return {name: array.copy() for name, array in self._held.items()}
+
+    def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
+        batch = super()._check(query, key, value, mask, is_causal, **names)
+        require_fit(self._options(self._held), batch.query.shape[-1])
+        if batch.value is None:
+            return batch
+        dim = batch.value.shape[-1]
+        if "W_v" in self._held and self._held["W_v"].shape[1] != dim:
+            columns = self._held["W_v"].shape[1]
+            raise DimensionMismatchError(
+                f"parameters['W_v'] must have a column for each of {dim} dimensions of {batch.names[2]}, got {columns}"
+            )
+        if "W_o" in self._held and "W_v" not in self._held and self._held["W_o"].shape[1] != dim:
+            columns = self._held["W_o"].shape[1]
+            raise DimensionMismatchError(
+                f"parameters['W_o'] must have a column for each of {dim} dimensions of {batch.names[2]}, got {columns}"
+            )
+        return batch
+
+
+class MultiHeadAttention(_Heads):
+    """Concat(head_1, ..., head_H) W_o^T + b_o, head_h = softmax(scale Q_h K_h^T + mask) V_h.
+
+    Q = query W_q^T + b_q, K = key W_k^T + b_k, V = value W_v^T + b_v, cut into H runs of columns; without projections
+    query, key and value themselves are cut. A query that may attend to nothing has zero output, without b_o.
+
+    Parameters
+    ----------
+    d_model : int
+        Dimension of queries and of the output; of keys and values too where not told otherwise.
+    num_heads : int, default 8
+        Must divide d_model.
+    bias : bool, default True
+        Whether projections have biases. Without projections there are none.
+    projections : bool, default True
+        Whether there are W_q, W_k, W_v and W_o.
+    kdim, vdim : int, optional
+        Dimension of keys and of values where it is another; with projections only. Without projections, values may
+        have any dimension that num_heads divides.
+    dropout : float, default 0.0
+        Rate at which weights are dropped in training.
+    scale : float, optional
+        Factor on a head's product; by default 1/sqrt(d_model / num_heads).
+    causal : bool, default False
+        Every call is causal.
+    max_seq_len : int, optional
+        More queries or keys are refused.
+    seed : int, default 0
+        Of the initial parameters: matrices uniform within sqrt(6 / (rows + columns)) (Glorot and Bengio 2010), biases
+        zero.
+
+    Raises
+    ------
+    InvalidConfigError, DimensionMismatchError
+
+    References
+    ----------
+    Vaswani et al. 2017, Attention Is All You Need, section 3.2.2.
+
+    Examples
+    --------
+    >>> import numpy as np, attnbridge as ab
+    >>> attention = ab.MultiHeadAttention(4, num_heads=2)
+    >>> attention.parameter_count  # 4 d^2 + 4 d
+    80
+    >>> x = np.eye(4, dtype=np.float32)
+    >>> output, weights, _ = attention.forward(x, x, x, need_weights=True, average_attn_weights=False)
+    >>> output.shape, weights.shape
+    ((4, 4), (2, 4, 4))
+    """
+
+    name: ClassVar[str] = "multi_head"
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int = 8,
+        *,
+        bias: bool = True,
+        projections: bool = True,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        causal: bool = False,
+        max_seq_len: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.d_model = as_count(d_model, "d_model")
+        self.num_heads = heads_divide(self.d_model, num_heads)
+        self.projections = as_bool(projections, "projections")
+        self.bias = as_bool(bias, "bias") and self.projections
+        self.kdim = self.d_model if kdim is None else as_count(kdim, "kdim")
+        self.vdim = self.d_model if vdim is None else as_count(vdim, "vdim")
+        if not self.projections and (kdim is not None or vdim is not None):
+            raise InvalidConfigError("kdim and vdim must be left out with projections=False: nothing maps to d_model")
+        self.dropout = as_dropout(dropout)
+        self.scale = None if scale is None else positive(scale, "scale")
+        self.causal = as_bool(causal, "causal")
+        self.max_seq_len = None if max_seq_len is None else as_count(max_seq_len, "max_seq_len")
+        self.seed = as_count(seed, "seed", least=0)
+        self._held = self._initial()
+
+    @classmethod
+    def from_config(cls, config: AttentionConfig, *, seed: int = 0) -> Self:
+        """Return the mechanism of a configuration.
+
+        Parameters
+        ----------
+        config : AttentionConfig
+        seed : int, default 0
+
+        Returns
+        -------
+        MultiHeadAttention
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> ab.MultiHeadAttention.from_config(ab.AttentionConfig(d_model=8, num_heads=2)).max_seq_len
+        512
+        """
+        return cls(**cls._settings(config), causal=config.causal, seed=seed)
+
+    @staticmethod
+    def _settings(config: AttentionConfig) -> dict[str, Any]:
+        names = ("d_model", "num_heads", "dropout", "scale", "max_seq_len")
+        return {name: getattr(config, name) for name in names} | {"bias": config.use_bias}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make an equal mechanism, of the same initial parameters."""
+        return {
+            "d_model": self.d_model,
+            "num_heads": self.num_heads,
+            "bias": self.bias,
+            "projections": self.projections,
+            "kdim": self.kdim if self.projections else None,
+            "vdim": self.vdim if self.projections else None,
+            "dropout": self.dropout,
+            "scale": self.scale,
+            "causal": self.causal,
+            "max_seq_len": self.max_seq_len,
+            "seed": self.seed,
+        }
+
+    # ---- parameters
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter, in the order of the flat vector."""
+        if not self.projections:
+            return {}
+        columns = dict(zip(MATRICES, (self.d_model, self.kdim, self.vdim, self.d_model), strict=True))
+        shapes: dict[str, tuple[int, ...]] = {name: (self.d_model, count) for name, count in columns.items()}
+        return shapes | (dict.fromkeys(BIASES, (self.d_model,)) if self.bias else {})
+
+    def _initial(self) -> Parameters:
+        rng, held = np.random.default_rng(self.seed), {}
+        for name, shape in self._shapes().items():
+            bound = np.sqrt(6.0 / sum(shape)) if name in MATRICES else 0.0
+            held[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
+        return held
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the parameters are: 4 d^2 + 4 d where all dimensions are d_model, with biases."""
+        return sum(int(np.prod(shape)) for shape in self._shapes().values())
+
+    def parameters(self) -> dict[str, npt.NDArray[Any]]:
+        """Return copies of the parameters: W_q, W_k, W_v, W_o (out, in) and b_q, b_k, b_v, b_o (out,).
+
+        Returns
+        -------
+        dict of str to ndarray of float32
+        """
+        return {name: array.copy() for name, array in self._held.items()}
+
+    def get_parameters(self) -> npt.NDArray[np.float32]:
+        """Return all parameters in one vector, in the order of `parameters`, matrices row by row.
+
+        Returns
+        -------
+        ndarray of float32, (parameter_count,)
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> ab.MultiHeadAttention(4, num_heads=2).get_parameters().shape
+        (80,)
+        """
+        return np.concatenate([np.empty(0, np.float32), *(array.reshape(-1) for array in self._held.values())])
+
+    def set_parameters(self, parameters: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> None:
+        """Put other parameters in place; a call that has begun goes on with those before.
+
+        Parameters
+        ----------
+        parameters : array_like, (parameter_count,), or dict of str to array_like
+            As `get_parameters` or `parameters` return them.
+
+        Raises
+        ------
+        InvalidConfigError, DimensionMismatchError, InvalidInputError
+            Another length, other names or shapes, or a value that is not finite; nothing has changed then.
+
+        Examples
+        --------
+        >>> import numpy as np, attnbridge as ab
+        >>> attention = ab.MultiHeadAttention(2, num_heads=1, bias=False)
+        >>> attention.set_parameters(np.arange(16))
+        >>> attention.parameters()["W_k"]
+        array([[4., 5.],
+               [6., 7.]], dtype=float32)
+        """
+        shapes = self._shapes()
+        if isinstance(parameters, Mapping):
+            self._held = _named_parameters(parameters, shapes)
+            return
+        flat = as_parameter(parameters, "parameters")
+        if flat.shape != (self.parameter_count,):
+            raise DimensionMismatchError(
+                f"parameters must be {self.parameter_count} numbers in one vector, got shape {flat.shape}"
+            )
+        ends = np.cumsum([np.prod(shape, dtype=np.int64) for shape in shapes.values()])
+        parts = np.split(flat, ends[:-1]) if shapes else []
+        self._held = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    # ---- calls
+
+    def forward(
+        self,
+        query: npt.ArrayLike,
+        key: npt.ArrayLike,
+        value: npt.ArrayLike,
+        mask: Any = None,
+        is_causal: bool = False,
+        need_weights: bool = False,
+        need_context: bool = False,
+        *,
+        training: bool = False,
+        seed: int | None = None,
+        average_attn_weights: bool = True,
+    ) -> AttentionOutput:
+        """Return the heads' outputs, side by side and projected.
+
+        Parameters
+        ----------
+        query : array_like, (d_model,) or (..., L, d_model)
+            Leading axes are broadcast.
+        key : array_like, (..., S, kdim)
+        value : array_like, (..., S, vdim)
+        mask : array_like or SparseMask, broadcastable to (..., L, S), optional
+            Boolean: True attends (torch's masks of this module say the opposite). Float: added to every head's logits.
+        is_causal : bool, default False
+            Query i attends to keys 0..i only.
+        need_weights : bool, default False
+            Return the weights too.
+        need_context : bool, default False
+            Return what a backward pass needs: query, key and value as given, logsumexp of each head (..., H, L).
+        training : bool, default False
+            Apply dropout.
+        seed : int, optional
+            What is random in training is drawn from it; by default fresh.
+        average_attn_weights : bool, default True
+            Return the mean of the heads' weights, (..., L, S), or each head's, (..., H, L, S).
+
+        Returns
+        -------
+        AttentionOutput
+            float32, or float64 where query, key or value is.
+
+        Raises
+        ------
+        DimensionMismatchError, InvalidInputError, InvalidConfigError, InvalidMaskError, InputTooLargeError
+        NumericalInstabilityError
+            An output beyond float32.
+        """
+        for name, given in (("key", key), ("value", value)):
+            if given is None:
+                raise InvalidInputError(f"{name} must be given; for self-attention it is the query's array")
+        batch = self._check(query, key, value, mask, is_causal)
+        need_weights, need_context = as_bool(need_weights, "need_weights"), as_bool(need_context, "need_context")
+        average = as_bool(average_attn_weights, "average_attn_weights")
+        output, heads, totals = self._attend_heads(batch, need_weights, as_bool(training, "training"), seed)
+        weights = context = None
+        if heads is not None:
+            weights = batch.restore(heads.mean(axis=1)) if average else _restored(batch, heads)
+            weights = weights.astype(batch.key.dtype, copy=False)
+        if need_context:
+            context = AttentionContext(
+                *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=_restored(batch, totals)
+            )
+        return AttentionOutput(batch.restore(output), weights, context)
+
+    def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
+        batch = super()._check(query, key, value, mask, is_causal, same_dim=self.kdim == self.d_model, **names)
+        wanted = {"d_model": (batch.query, self.d_model), "kdim": (batch.key, self.kdim)}
+        if batch.value is not None and self.projections:
+            wanted["vdim"] = (batch.value, self.vdim)
+        for name, (setting, (array, dim)) in zip(batch.names, wanted.items(), strict=False):
+            if array.shape[-1] != dim:
+                raise DimensionMismatchError(f"{name} must have dimension {setting} = {dim}, got {array.shape[-1]}")
+        if self.max_seq_len is not None:
+            for name, array in ((batch.names[0], batch.query), (batch.names[1], batch.key)):
+                if array.shape[1] > self.max_seq_len:
+                    raise InputTooLargeError(
+                        f"{name} must be at most max_seq_len = {self.max_seq_len} rows, got {array.shape[1]}"
+                    )
+        return batch
+
+
+def _named_parameters(
+    parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return checked parameters, all that there must be."""
+    if set(parameters) != set(shapes):
+        missing, unknown = sorted(set(shapes) - set(parameters)), sorted(set(parameters) - set(shapes))
+        raise InvalidConfigError(
+            f"parameters must be {', '.join(shapes) or 'none'}: missing {', '.join(missing) or 'none'}, "
+            f"unknown {', '.join(map(str, unknown)) or 'none'}"
+        )
+    held = {name: as_parameter(parameters[name], f"parameters[{name!r}]") for name in shapes}
+    for name, shape in shapes.items():
+        if held[name].shape != shape:
+            raise DimensionMismatchError(f"parameters[{name!r}] must be {shape}, got shape {held[name].shape}")
+    return held
+
+
+def _restored(batch: Batch, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return (P, H, L, ...) in the caller's shape: (..., H, L, ...), without L where one query was given."""
+    whole = array.reshape(*batch.lead, *array.shape[1:])
+    return np.squeeze(whole, axis=len(batch.lead) + 1) if batch.single else whole

@@ -1,0 +1,177 @@
+"""Attention over listed pairs of query and key, problem by problem."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge import kernels
+from attnbridge.errors import InvalidInputError, InvalidMaskError
+from attnbridge.masks import DenseMask, SparseMask
+from attnbridge.masks.bands import as_indptr
+from attnbridge.mechanisms.base import Attended, Batch, cut_blocks
+from attnbridge.mechanisms.row import scale_or_default
+from attnbridge.threads import for_chunks, usable_threads
+from attnbridge.validation import Float, kernel_ready
+
+# Multiplications that a thread does at a time: some milliseconds.
+CHUNK = 8_000_000
+
+
+class Pairs(NamedTuple):
+    """What a problem's queries attend to, and what is added to the logits of its pairs, (nnz,) or (0,)."""
+
+    mask: SparseMask
+    bias: npt.NDArray[np.float64] = np.empty(0)
+
+
+def attend_sparse(
+    batch: Batch, mask: SparseMask, *, scale: float | None, rate: float = 0.0, draw: int = 0, need_weights: bool = False
+) -> Attended:
+    """Return the attention of each problem of a batch over the pairs of a mask, which stands for the batch's own.
+
+    Parameters
+    ----------
+    batch : Batch
+        Its is_causal counts; without values, the output is (P, L, 0).
+    mask : SparseMask, (L, S)
+    scale : float or None
+        Factor on q . k; None is 1/sqrt(d).
+    rate, draw : float, int
+        Dropout as `kernels.drop` takes it: the same pairs are dropped as by dense attention.
+    need_weights : bool
+        Return (P, L, S) weights too.
+    """
+    return attend_pairs(batch, [Pairs(mask)] * len(batch.which), 0, scale, rate, draw, need_weights)
+
+
+def attend_pairs(
+    batch: Batch,
+    pairs: list[Pairs],
+    first: int,
+    scale: float | None,
+    rate: float = 0.0,
+    draw: int = 0,
+    need_weights: bool = False,
+) -> Attended:
+    """Return the attention of each problem over its pairs; a causal query i sees keys 0 .. first + i."""
+    batch.require_finite()  # a key that nobody attends to would not show in the result
+    problems, queries, keys = batch.shape
+    kind = batch.key.dtype
+    value = np.empty((1, keys, 0), kind) if batch.value is None else batch.value
+    out, total = np.empty((problems, queries, value.shape[2]), kind), np.empty((problems, queries))
+    weights = np.zeros((problems, queries, keys) if need_weights else (problems, 0, 0), kind)
+    reach = first + 1 if batch.is_causal else keys
+    factor = scale_or_default(batch.query.shape[2], scale)
+    for problem, (q, k, v) in enumerate(batch.which):
+        arrays = batch.query[q], batch.key[k], value[0 if batch.value is None else v]
+        filled = out[problem], weights[problem], total[problem]
+        if _attend_problem(*arrays, pairs[problem], reach, factor, rate, draw, problem, *filled):
+            raise_beyond_float64(batch, len(pairs[problem].bias) > 0)
+    return Attended(out, weights if need_weights else None, total)
+
+
+def _attend_problem(
+    query: Float,
+    key: Float,
+    value: Float,
+    pairs: Pairs,
+    reach: int,
+    scale: float,
+    rate: float,
+    draw: int,
+    problem: int,
+    out: Float,
+    weights: Float,
+    total: npt.NDArray[np.float64],
+) -> bool:
+    """Fill out, weights and total, a chunk of queries at a time; return whether a logit was beyond float64."""
+    indptr, indices = kernel_ready(pairs.mask.indptr), kernel_ready(pairs.mask.indices)
+    beyond = []
+
+    def work(start: int, stop: int) -> None:
+        rows = slice(start, stop)
+        about = indptr[start : stop + 1], indices, pairs.bias, start, reach, scale, rate, draw, problem
+        if kernels.attend_pairs(query[rows], key, value, *about, out[rows], weights[rows], total[rows]) >= 0:
+            beyond.append(start)
+
+    a_query = (key.shape[1] + value.shape[1]) * pairs.mask.nnz // max(1, len(query))
+    for_chunks(work, len(query), 1 + CHUNK // (1 + a_query), usable_threads())
+    return bool(beyond)
+
+
+def raise_beyond_float64(batch: Batch, by_mask: bool) -> None:
+    """Refuse logits that are NaN or +inf."""
+    if by_mask:
+        raise InvalidMaskError("mask must stay within float64 when added to the logits (1.8e308); lower it")
+    query, key, _ = batch.names
+    raise InvalidInputError(f"{query} and {key} must have products within float64 (1.8e308); rescale them")
+
+
+def distinct_masks(batch: Batch) -> tuple[list[Any], npt.NDArray[np.int64]]:
+    """Return the distinct masks (L, S) of a batch, sparse or arrays or None, and which of them each problem has."""
+    if not isinstance(batch.mask, DenseMask):
+        return [batch.mask], np.zeros(len(batch.which), np.int64)
+    data = batch.mask.data
+    whole = np.broadcast_to(data, np.broadcast_shapes(data.shape, batch.shape[1:]))
+    blocks, numbers = cut_blocks(whole, batch.lead, 2)
+    return list(blocks), numbers
+
+
+def restricted(own: SparseMask | None, block: Any) -> Pairs:
+    """Return the pairs of a pattern, or of None for any, that a mask (L, S) lets through."""
+    if block is None:
+        assert own is not None
+        return Pairs(own)
+    if isinstance(block, SparseMask):
+        return Pairs(block if own is None else own & block)
+    boolean = block.dtype == np.bool_
+    if own is None:
+        own = SparseMask.from_dense(block if boolean else block > -np.inf)
+    there = block[own._rows(), own.indices]
+    return Pairs(own._filtered(there)) if boolean else Pairs(own, there.astype(np.float64))
+
+
+def best_pairs(batch: Batch, problem: int, block: Any, most: int, scale: float | None) -> Pairs:
+    """Return the pairs of each query's largest logits, at most so many, among those that its mask lets through.
+
+    Of equal logits those of the first keys count. Only a row of logits is held at a time.
+    """
+    batch.require_finite()
+    _, queries, keys = batch.shape
+    query, key = batch.query[batch.which[problem, 0]], batch.key[batch.which[problem, 1]]
+    factor = scale_or_default(query.shape[1], scale)
+    added = isinstance(block, np.ndarray) and block.dtype != np.bool_
+    chosen = np.full((queries, most), keys, np.int64)
+
+    def work(start: int, stop: int) -> None:
+        best, every = np.empty(most, np.int64), np.empty(keys)
+        for i in range(start, stop):
+            ids = block._row(i).astype(np.int64) if isinstance(block, SparseMask) else None
+            scores = every if ids is None else every[: len(ids)]
+            kernels.dot(query[i], 0.0, key, None, None, ids, factor, scores)
+            if isinstance(block, np.ndarray):
+                _apply_row(block[i], scores)
+            if not (scores < np.inf).all():
+                raise_beyond_float64(batch, added)
+            if batch.is_causal:
+                visible = i + 1 if ids is None else np.searchsorted(ids, i, side="right")
+                scores = scores[:visible]
+            found = best[: kernels.top_k(scores, None, best)]
+            found = found[scores[found] > -np.inf]
+            chosen[i, : len(found)] = found if ids is None else ids[found]
+
+    for_chunks(work, queries, 1 + CHUNK // (keys * query.shape[1]), usable_threads())
+    chosen.sort(axis=1)
+    there = chosen < keys
+    mask = SparseMask._of(as_indptr(there.sum(axis=1)), chosen[there].astype(np.int32), (queries, keys))
+    return restricted(mask, block) if added else Pairs(mask)
+
+
+def _apply_row(row: npt.NDArray[Any], scores: npt.NDArray[np.float64]) -> None:
+    """Put -inf where a boolean row is False, or add a float one."""
+    if row.dtype == np.bool_:
+        scores[~row] = -np.inf
+    else:
+        with np.errstate(over="ignore"):
+            scores += row
