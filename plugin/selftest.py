@@ -83,7 +83,7 @@ SETTINGS = (
     ),
     Setting("linear", "standard"),
     Setting("linear", "standard", {"scale": 0.5}),
-    Setting("linear", "standard", {"feature_map": "favor", "num_features": 37, "seed": 3}),
+    Setting("linear", "standard", {"feature_map": "favor", "num_features": 37, "feature_seed": 3}),
     Setting("gat", "graph"),
     Setting("gat", "graph", {"temperature": 0.5}),
     Setting("gat", "graph", {}, 1, parameters_of(lambda dim: {"W": (5, dim), "U": (5, dim), "a": (5,)})),
@@ -96,7 +96,9 @@ SETTINGS = (
     ),
     Setting("moe", "standard"),
     Setting("moe", "standard", {"experts": ["scaled_dot", "linear", ("gat", {"temperature": 0.5})], "top_k": 3}),
-    Setting("moe", "standard", {"experts": [("scaled_dot", {"scale": 0.1}), "multi_head"], "top_k": 1, "seed": 3}, 8),
+    Setting(
+        "moe", "standard", {"experts": [("scaled_dot", {"scale": 0.1}), "multi_head"], "top_k": 1, "router_seed": 3}, 8
+    ),
     Setting("sparse", "sparse"),
     Setting("sparse", "sparse", {"top_k": 3, "scale": 0.7}),
     Setting("sparse", "sparse", {"pattern": "local", "window": 2, "position": 1}),
@@ -279,7 +281,7 @@ def truth(setting: Setting, q: Any, k: Any, v: Any, **mask: Any) -> reference.Tr
     _, options = resolve(setting.name, setting.of(dim))
     options.pop("mask", None)  # of the pattern "mask", which no setting has
     if setting.name == "moe":
-        options["router"] = initial_router(dim, len(options["experts"]), options["seed"])
+        options["router"] = initial_router(dim, len(options["experts"]), options["router_seed"])
         named = [(name, {}) if isinstance(name, str) else name for name in options["experts"]]
         options["experts"] = [(name, _known(name, resolve(name, own)[1], dim)) for name, own in named]
     options = _known(setting.name, options, dim)
@@ -290,7 +292,10 @@ def _known(name: str, options: Mapping[str, Any], dim: int) -> dict[str, Any]:
     """Return options with the directions that are drawn from a seed: what is made of them the formula says."""
     if name != "linear" or options["feature_map"] != "favor":
         return dict(options)
-    return {**options, "directions": orthogonal_directions(dim, options["num_features"] or 256, options["seed"] or 0)}
+    return {
+        **options,
+        "directions": orthogonal_directions(dim, options["num_features"] or 256, options["feature_seed"] or 0),
+    }
 
 
 def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, **mask: Any) -> float:
