@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import Attention as Attention
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
+    from attnbridge.mechanisms import FlashAttention as FlashAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
+    from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -66,8 +68,10 @@ _MECHANISMS = (
     "Attention",
     "AttentionContext",
     "AttentionOutput",
+    "FlashAttention",
     "HyperbolicAttention",
     "ScaledDotProductAttention",
+    "SlidingWindowAttention",
 )
 
 # Public name -> the module it lives in.

@@ -5,10 +5,11 @@ from typing import Any
 from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms.hyperbolic import POINCARE
 from attnbridge.mechanisms.row import AttentionType, Options
-from attnbridge.mechanisms.standard import SCALED_DOT
+from attnbridge.mechanisms.sliding import SLIDING
+from attnbridge.mechanisms.standard import FLASH_V2, SCALED_DOT
 from attnbridge.metric import Metric
 
-REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, POINCARE)}
+REGISTRY: dict[str, AttentionType] = {row.name: row for row in (SCALED_DOT, FLASH_V2, SLIDING, POINCARE)}
 
 _BY_NAME = {name: row for row in REGISTRY.values() for name in (row.name, *row.aliases)}
 

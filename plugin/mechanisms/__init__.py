@@ -2,12 +2,15 @@
 
 from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOutput
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
-from attnbridge.mechanisms.standard import ScaledDotProductAttention
+from attnbridge.mechanisms.sliding import SlidingWindowAttention
+from attnbridge.mechanisms.standard import FlashAttention, ScaledDotProductAttention
 
 __all__ = [
     "Attention",
     "AttentionContext",
     "AttentionOutput",
+    "FlashAttention",
     "HyperbolicAttention",
     "ScaledDotProductAttention",
+    "SlidingWindowAttention",
 ]
