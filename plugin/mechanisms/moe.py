@@ -185,7 +185,7 @@ class MixtureOfExpertsAttention(Attention):
     >>> import attnbridge as ab
     >>> mixture = ab.MixtureOfExpertsAttention([("scaled_dot", {"scale": 1.0}), "linear"])
     >>> mixture.weights([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]).round(3)  # about half of each: 0.731 and 0.556
-    array([0.643, 0.357], dtype=float32)
+    array([0.644, 0.356], dtype=float32)
     """
 
     name: ClassVar[str] = "moe"
