@@ -6,6 +6,7 @@ by ``attnbridge.threads``, one floor up.
 """
 
 from attnbridge.kernels.codes import project, to_int8
+from attnbridge.kernels.dense import attend_few, attend_many
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
@@ -17,6 +18,8 @@ from attnbridge.kernels.topk import top_k
 from attnbridge.kernels.walk import list_levels, scan, walk
 
 __all__ = [
+    "attend_few",
+    "attend_many",
     "dot",
     "drop",
     "exact_top_k",

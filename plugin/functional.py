@@ -8,6 +8,8 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
 from attnbridge.mechanisms.base import Attention, Batch
+from attnbridge.mechanisms.dense import attend_plain
+from attnbridge.mechanisms.standard import PLAIN
 from attnbridge.scoring import REGISTRY, resolve
 from attnbridge.validation import as_count, as_floats, as_vector
 
@@ -231,6 +233,10 @@ def attention(
     >>> ab.attention([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], scale=1.0).round(2)
     array([12.69], dtype=float32)
     """
+    if mask is None and not options and max_keys is MAX_KEYS and attention_type in PLAIN:
+        output = attend_plain(query, keys, values, max_keys=MAX_KEYS)
+        if output is not None:
+            return output
     mechanism, batch = _checked(attention_type, options, query, keys, values, mask, max_keys)
     return batch.restore(mechanism._attend(batch).output)
 

@@ -1,5 +1,7 @@
-"""Softmax attention over all keys, or a band of them: the kernel's call, and the rows that ask for float64."""
+"""Softmax attention over all keys, or a band of them: the kernels' call, and the rows that ask for float64."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,16 +9,125 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.errors import InvalidInputError
+from attnbridge.kernels.tile import LANES
 from attnbridge.masks import DenseMask
 from attnbridge.mechanisms.base import Attended, Batch, cut_blocks
-from attnbridge.validation import Float
+from attnbridge.threads import for_chunks, usable_threads
+from attnbridge.validation import Float, kernel_ready
+
+# Up to so many queries go one by one.
+FEW = 6
+
+# Keys at a time: their logits, and in tiles their values too, stay in the innermost cache.
+_FEW_BLOCK = 256
+MANY_BLOCK = 64
+
+# Multiply-adds of about a millisecond: less is not shared out, and a chunk is no more.
+_MILLISECOND = 50_000_000
+
+_FLOAT32 = np.dtype(np.float32)
 
 
-class Band(NamedTuple):
-    """Query i attends to keys i - left .. i + right."""
+class Masks(NamedTuple):
+    """A dense mask as the kernels take it: blocks (m, L or 1, S or 1), one of the two of no size."""
 
+    allowed: npt.NDArray[np.bool_]
+    added: Float
+
+
+class Call(NamedTuple):
+    """What the kernels are called with: inputs with an axis of heads, settings, results."""
+
+    query: Float  # (mq, L, H, d)
+    key: Float  # (mk, S, H, d)
+    value: Float  # (mv, S, H, dv)
+    which: npt.NDArray[np.int64]  # (P, 4)
+    scale: float
     left: int
     right: int
+    allowed: npt.NDArray[np.bool_]
+    added: Float
+    block: int
+    rate: float
+    draw: int
+    output: Float  # (P, L, H, dv)
+    total: npt.NDArray[np.float64]  # (P, H, L)
+    weights: Float  # (P, H, L, S), or of no size
+
+    def run(self) -> int:
+        """Fill the results; return how many queries are to be done in float64."""
+        queries, heads, dim = self.query.shape[1:]
+        few = queries <= FEW
+        attend: Callable[..., int] = kernels.attend_few if few else kernels.attend_many
+        lanes = 1 if few else LANES
+        items = len(self.which) * heads * -(-queries // lanes)
+        seen = min(self.key.shape[1], self.left + self.right + lanes)
+        cost = max(1, lanes * seen * (dim + self.value.shape[3]))
+        if items * cost < _MILLISECOND:
+            return attend(*self[:12], 0, items, *self[12:])
+        threads = usable_threads()
+        undone = []
+        chunk = max(1, min(_MILLISECOND // cost, -(-items // threads)))
+        for_chunks(
+            lambda first, stop: undone.append(attend(*self[:12], first, stop, *self[12:])), items, chunk, threads
+        )
+        return sum(undone)
+
+
+# In the shapes that the kernels know: a mask, weights that nobody asked for.
+_NO_MASK = np.empty((0, 0, 0), np.bool_)
+_NO_NUMBERS = {char: np.empty((0, 0, 0), char) for char in "fd"}
+_NO_WEIGHTS = {char: np.empty((0, 0, 0, 0), char) for char in "fd"}
+
+
+@lru_cache(maxsize=8)
+def _each_its_own(problems: int) -> npt.NDArray[np.int64]:
+    return np.repeat(np.arange(problems)[:, None], 4, axis=1)
+
+
+def attend_plain(
+    query: Any, key: Any, value: Any, *, scale: float | None = None, heads: int = 1, max_keys: int
+) -> Float | None:
+    """Return what `attend_dense` does, without mask, for arrays that need no preparing; None for all others.
+
+    The common case at a tenth of the cost: float32 arrays as the kernels take them, no broadcasting, and nothing in the
+    result that asks for a second look (there the careful way says what is wrong, or does it in float64).
+    """
+    for array in (query, key, value):
+        if type(array) is not np.ndarray or array.dtype is not _FLOAT32 or not array.flags.carray:
+            return None
+    shape, keys, values = query.shape, key.shape, value.shape
+    lead = keys[:-2]
+    if len(keys) < 2 or values[:-1] != keys[:-1] or (shape[:-2] != lead if len(shape) > 1 else lead):
+        return None
+    if shape[-1:] != keys[-1:] or query.size == 0 or key.size == 0 or value.size == 0:
+        return None
+    dim, width = shape[-1] // heads, values[-1] // heads
+    if dim * heads != shape[-1] or width * heads != values[-1]:
+        return None
+    queries, count = shape[-2] if len(shape) > 1 else 1, keys[-2]
+    if count > max_keys:
+        return None
+    problems = query.size // (queries * shape[-1])
+    output = np.empty((*shape[:-1], values[-1]), _FLOAT32)
+    call = Call(
+        query.reshape(problems, queries, heads, dim),
+        key.reshape(problems, count, heads, dim),
+        value.reshape(problems, count, heads, width),
+        _each_its_own(problems),
+        dim**-0.5 if scale is None else scale,
+        queries + count,
+        queries + count,
+        _NO_MASK,
+        _NO_NUMBERS["f"],
+        min(count, _FEW_BLOCK if queries <= FEW else MANY_BLOCK),
+        0.0,
+        0,
+        output.reshape(problems, queries, heads, width),
+        np.empty((problems, heads, queries)),
+        _NO_WEIGHTS["f"],
+    )
+    return None if call.run() else output
 
 
 def attend_dense(
@@ -56,86 +167,107 @@ def attend_dense(
         Outputs (P, L, heads * dv), the heads side by side; weights (P, L, S) or, of several heads, (P, heads, L, S);
         log-normalisers (P, L) or (P, heads, L).
     """
-    problems, queries, keys = batch.shape
     assert batch.value is not None
-    band = Band(keys + queries if left is None else left, keys if right is None else right)
+    problems, queries, keys = batch.shape
+    most = queries + keys
+    left, right = (most if side is None else min(side, most) for side in (left, right))
     if batch.is_causal:
-        band = band._replace(right=min(band.right, 0))
-    mask = mask_blocks(batch)
-    output = np.empty((problems, queries, heads, batch.value.shape[-1] // heads), batch.value.dtype)
-    total = np.empty((problems, heads, queries))
-    weights = np.zeros((problems, heads, queries, keys), batch.value.dtype) if need_weights else None
-    for p, h, i in np.ndindex(problems, heads, queries):
-        _exact_row(batch, mask, scale, band, rate, draw, (p, h, i), output, weights, total)
-    output = output.reshape(problems, queries, -1)
+        right = min(right, 0)
+    if left < queries - 1 or right < keys - 1:
+        batch.require_finite()  # of what lies outside the band no result tells
+    dtype, width = batch.value.dtype, batch.value.shape[-1] // heads
+    which = np.zeros((problems, 4), np.int64)
+    which[:, :3] = batch.which
+    masks = Masks(_NO_MASK, _NO_NUMBERS[dtype.char]) if batch.mask is None else _mask_blocks(batch, which)
+    if block is None:
+        block = _FEW_BLOCK if queries <= FEW else MANY_BLOCK
+    call = Call(
+        _heads(batch.query, heads),
+        _heads(batch.key, heads),
+        _heads(batch.value, heads),
+        which,
+        scale,
+        left,
+        right,
+        masks.allowed,
+        masks.added,
+        min(block, keys),
+        rate,
+        draw,
+        np.empty((problems, queries, heads, width), dtype),
+        np.empty((problems, heads, queries)),
+        np.zeros((problems, heads, queries, keys), dtype) if need_weights else _NO_WEIGHTS[dtype.char],
+    )
+    with np.errstate(all="ignore"):  # what overflows is done again
+        undone = call.run()
+    if undone:
+        for p, h, i in np.argwhere(np.isnan(call.total)):
+            _exact_row(batch, call, p, h, i)
+    output = call.output.reshape(problems, queries, heads * width)
     if heads > 1:
-        return Attended(output, weights, total)
-    return Attended(output, None if weights is None else weights[:, 0], total[:, 0])
+        return Attended(output, call.weights if need_weights else None, call.total)
+    return Attended(output, call.weights[:, 0] if need_weights else None, call.total[:, 0])
 
 
-class MaskBlocks(NamedTuple):
-    """A dense mask as blocks (m, L or 1, S or 1), and for each problem which of the m is its."""
-
-    data: npt.NDArray[Any]
-    which: npt.NDArray[np.int64]
+def _heads(array: Float, heads: int) -> Float:
+    """Return (m, n, heads * d) as (m, n, heads, d)."""
+    return array.reshape(*array.shape[:2], heads, array.shape[2] // heads)
 
 
-def mask_blocks(batch: Batch) -> MaskBlocks | None:
-    """Return a batch's mask, of any kind, in blocks; a broadcast one is not copied."""
-    if batch.mask is None:
-        return None
+def _mask_blocks(batch: Batch, which: npt.NDArray[np.int64]) -> Masks:
+    """Return a batch's mask, of any kind, and fill in which block is each problem's; a broadcast mask stays small."""
+    blocks, which[:, 3] = cut_blocks(_dense_mask(batch), batch.lead, 2)
+    char = batch.key.dtype.char
+    if blocks.dtype == np.bool_:
+        return Masks(kernel_ready(blocks), _NO_NUMBERS[char])
+    with np.errstate(over="ignore"):
+        numbers = blocks.astype(batch.key.dtype, copy=False)
+    if blocks.dtype.itemsize > numbers.dtype.itemsize:  # a large number is not -inf, which hides a key
+        numbers = np.where(
+            np.isinf(numbers) & np.isfinite(blocks), np.copysign(numbers.dtype.type(3e38), blocks), numbers
+        )
+    return Masks(_NO_MASK, kernel_ready(numbers))
+
+
+def _dense_mask(batch: Batch) -> npt.NDArray[Any]:
+    """Return a batch's mask with all leading axes, each of them whole or 1."""
     if isinstance(batch.mask, DenseMask):
         data = batch.mask.data
     else:
+        assert batch.mask is not None
         data = np.zeros((*batch.lead, *batch.shape[1:]))
         batch.mask.apply(data)
-    data = data.reshape((1,) * (len(batch.lead) + 2 - data.ndim) + data.shape)
-    return MaskBlocks(*cut_blocks(data, batch.lead, 2))
+    return data.reshape((1,) * (len(batch.lead) + 2 - data.ndim) + data.shape)
 
 
-def _exact_row(
-    batch: Batch,
-    mask: MaskBlocks | None,
-    scale: float,
-    band: Band,
-    rate: float,
-    draw: int,
-    place: tuple[int, int, int],
-    output: Float,
-    weights: Float | None,
-    total: npt.NDArray[np.float64],
-) -> None:
+def _exact_row(batch: Batch, call: Call, p: int, h: int, i: int) -> None:
     """Fill one query's output, weights and log-normaliser by way of float64 logits.
 
     Raises
     ------
     InvalidInputError, InvalidMaskError
-        A key or a value is not finite, or a logit beyond float64.
+        Something is not finite, or a logit beyond float64.
     """
-    assert batch.value is not None
-    p, h, i = place
-    q, k, v = batch.which[p]
-    heads, dim, width = output.shape[2], batch.query.shape[-1] // output.shape[2], output.shape[3]
-    query = batch.query[q, i, h * dim : (h + 1) * dim]
-    keys = np.ascontiguousarray(batch.key[k, :, h * dim : (h + 1) * dim])
-    values = np.ascontiguousarray(batch.value[v, :, h * width : (h + 1) * width])
+    q, k, v, _ = call.which[p]
+    keys, values = np.ascontiguousarray(call.key[k, :, h]), np.ascontiguousarray(call.value[v, :, h])
     logits = np.empty(len(keys))
-    kernels.dot(query, 0.0, keys, None, None, None, scale, logits)
+    kernels.dot(call.query[q, i, h], 0.0, keys, None, None, None, call.scale, logits)
     if not np.isfinite(logits).all():
         batch.require_finite()
-        names = batch.names
-        raise InvalidInputError(f"{names[0]} and {names[1]} must have products within float64 (1.8e308); rescale them")
-    if mask is not None:
-        rows = mask.data[mask.which[p]]
-        DenseMask(np.broadcast_to(rows, (batch.shape[1], rows.shape[1]))[i]).apply(logits)
-    logits[: max(0, i - band.left)] = -np.inf
-    logits[max(0, i + band.right + 1) :] = -np.inf
-    total[p, h, i] = kernels.softmax(logits, logits)
-    kernels.drop(logits[None], rate, draw, p * heads + h, i, 0)
-    mean = np.empty(width)
+        query, key, _ = batch.names
+        raise InvalidInputError(f"{query} and {key} must have products within float64 (1.8e308); rescale them")
+    if batch.mask is not None:
+        mask = _dense_mask(batch)
+        whole = np.broadcast_to(mask, (*batch.lead, *mask.shape[-2:]))[np.unravel_index(p, batch.lead)]
+        DenseMask(whole[min(i, len(whole) - 1)]).apply(logits)
+    logits[: max(0, i - call.left)] = -np.inf
+    logits[max(0, i + call.right + 1) :] = -np.inf
+    call.total[p, h, i] = kernels.softmax(logits, logits)
+    kernels.drop(logits[None], call.rate, call.draw, p * call.query.shape[2] + h, i, 0)
+    mean = np.empty(values.shape[1])
     kernels.weighted_sum(logits, values, None, None, mean)
     if not np.isfinite(mean).all():
         batch.require_finite()
-    output[p, i, h] = mean
-    if weights is not None:
-        weights[p, h, i] = logits
+    call.output[p, i, h] = mean
+    if call.weights.size:
+        call.weights[p, h, i] = logits

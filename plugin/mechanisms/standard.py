@@ -50,6 +50,9 @@ SCALED_DOT = AttentionType(
     aliases=("dot", "scaled_dot_product", "sdpa"),
 )
 
+# Types whose output is that of attend_dense as it stands.
+PLAIN = (SCALED_DOT.name, *SCALED_DOT.aliases)
+
 
 class ScaledDotProductAttention(RegisteredAttention):
     """softmax(scale q K^T + mask) V.
