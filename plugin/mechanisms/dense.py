@@ -38,10 +38,11 @@ class Masks(NamedTuple):
 class Call(NamedTuple):
     """What the kernels are called with: inputs with an axis of heads, settings."""
 
-    query: Float  # (mq, L, H, d)
-    key: Float  # (mk, S, H, d)
-    value: Float  # (mv, S, H, dv)
+    query: Float  # (mq, L, H d)
+    key: Float  # (mk, S, H d)
+    value: Float  # (mv, S, H dv)
     which: npt.NDArray[np.int64]  # (P, 4)
+    heads: int
     scale: float
     left: int
     right: int
@@ -55,7 +56,7 @@ class Call(NamedTuple):
 class Results(NamedTuple):
     """What the kernels fill."""
 
-    output: Float  # (P, L, H, dv)
+    output: Float  # (P, L, H dv)
     total: npt.NDArray[np.float64]  # (P, H, L)
     weights: Float  # (P, H, L, S), or of no size
 
@@ -83,6 +84,7 @@ def _run(call: tuple[Any, ...], results: tuple[Any, ...], groups: int, queries: 
 _NO_MASK = np.empty((0, 0, 0), np.bool_)
 _NO_NUMBERS = {char: np.empty((0, 0, 0), char) for char in "fd"}
 _NO_WEIGHTS = {char: np.empty((0, 0, 0, 0), char) for char in "fd"}
+_NO_TOTAL = np.empty((0, 0, 0))
 _NO_FLOATS, _NO_WEIGHT_FLOATS = _NO_NUMBERS["f"], _NO_WEIGHTS["f"]
 
 
@@ -105,25 +107,28 @@ def attend_plain(
         return None
     if not (query.flags.carray and key.flags.carray and value.flags.carray):  # contiguous, aligned, writeable
         return None
-    shape, keys, values = query.shape, key.shape, value.shape
-    if len(keys) < 2 or values[:-1] != keys[:-1] or shape[-1:] != keys[-1:] or shape[:-2] != keys[:-2]:
+    if query.ndim <= key.ndim == value.ndim == 2:
+        count, dim = key.shape
+        rows, width = value.shape
+        queries, problems = (query.shape[0] if query.ndim == 2 else 1), 1
+        fits = rows == count and query.ndim > 0 and query.shape[-1] == dim
+    elif query.ndim == key.ndim == value.ndim > 2:
+        count, dim = key.shape[-2:]
+        width, queries = value.shape[-1], query.shape[-2]
+        fits = value.shape[:-1] == key.shape[:-1] and query.shape[:-2] == key.shape[:-2] and query.shape[-1] == dim
+        problems = key.size // (count * dim) if key.size else 0
+    else:
         return None
-    dim, count, width = shape[-1], keys[-2], values[-1]
-    if not 0 < count <= max_keys or dim % heads or width % heads or 0 in shape or width == 0:
+    if not fits or not 0 < count <= max_keys or dim % heads or width % heads or not problems * queries * dim * width:
         return None
-    queries, problems = (shape[-2], 1) if len(shape) > 1 else (1, 1)
-    if len(shape) > 2:
-        problems = query.size // (queries * dim)
-    elif len(keys) > 2:
-        return None
-    dim, width = dim // heads, width // heads
-    output = np.empty((*shape[:-1], width * heads), _FLOAT32)
+    output = np.empty((*query.shape[:-1], width), _FLOAT32)
     call = (
-        query.reshape(problems, queries, heads, dim),
-        key.reshape(problems, count, heads, dim),
-        value.reshape(problems, count, heads, width),
+        query.reshape(problems, queries, dim),
+        key if key.ndim == 3 else key.reshape(problems, count, dim),
+        value if value.ndim == 3 else value.reshape(problems, count, width),
         _each_its_own(problems),
-        dim**-0.5 if scale is None else scale,
+        heads,
+        (dim // heads) ** -0.5 if scale is None else scale,
         queries + count,
         queries + count,
         _NO_MASK,
@@ -132,12 +137,8 @@ def attend_plain(
         0.0,
         0,
     )
-    results = (
-        output.reshape(problems, queries, heads, width),
-        np.empty((problems, heads, queries)),
-        _NO_WEIGHT_FLOATS,
-    )
-    return None if _run(call, results, problems * heads, queries, count * (dim + width)) else output
+    results = (output.reshape(problems, queries, width), _NO_TOTAL, _NO_WEIGHT_FLOATS)
+    return None if _run(call, results, problems * heads, queries, count * (dim + width) // heads) else output
 
 
 def _block(queries: int, keys: int) -> int:
@@ -190,15 +191,16 @@ def attend_dense(
         right = min(right, 0)
     if left < queries - 1 or right < keys - 1:
         batch.require_finite()  # of what lies outside the band no result tells
-    dtype, width = batch.value.dtype, batch.value.shape[-1] // heads
+    dtype = batch.value.dtype
     which = np.zeros((problems, 4), np.int64)
     which[:, :3] = batch.which
     masks = Masks(_NO_MASK, _NO_NUMBERS[dtype.char]) if batch.mask is None else _mask_blocks(batch, which)
     call = Call(
-        _heads(batch.query, heads),
-        _heads(batch.key, heads),
-        _heads(batch.value, heads),
+        batch.query,
+        batch.key,
+        batch.value,
         which,
+        heads,
         scale,
         left,
         right,
@@ -209,23 +211,17 @@ def attend_dense(
         draw,
     )
     results = Results(
-        np.empty((problems, queries, heads, width), dtype),
+        np.empty((problems, queries, batch.value.shape[2]), dtype),
         np.empty((problems, heads, queries)),
         np.zeros((problems, heads, queries, keys), dtype) if need_weights else _NO_WEIGHTS[dtype.char],
     )
-    pairs = min(keys, left + right + LANES) * (call.query.shape[3] + width)
+    pairs = min(keys, left + right + LANES) * (batch.query.shape[2] + batch.value.shape[2]) // heads
     if _run(call, results, problems * heads, queries, pairs):
         for p, h, i in np.argwhere(np.isnan(results.total)):
             _exact_row(batch, call, results, p, h, i)
-    output = results.output.reshape(problems, queries, heads * width)
     if heads > 1:
-        return Attended(output, results.weights if need_weights else None, results.total)
-    return Attended(output, results.weights[:, 0] if need_weights else None, results.total[:, 0])
-
-
-def _heads(array: Float, heads: int) -> Float:
-    """Return (m, n, heads * d) as (m, n, heads, d)."""
-    return array.reshape(*array.shape[:2], heads, array.shape[2] // heads)
+        return Attended(results.output, results.weights if need_weights else None, results.total)
+    return Attended(results.output, results.weights[:, 0] if need_weights else None, results.total[:, 0])
 
 
 def _mask_blocks(batch: Batch, which: npt.NDArray[np.int64]) -> Masks:
@@ -263,9 +259,11 @@ def _exact_row(batch: Batch, call: Call, results: Results, p: int, h: int, i: in
         Something is not finite, or a logit beyond float64.
     """
     q, k, v, _ = call.which[p]
-    keys, values = np.ascontiguousarray(call.key[k, :, h]), np.ascontiguousarray(call.value[v, :, h])
+    dim, width = call.query.shape[2] // call.heads, call.value.shape[2] // call.heads
+    column, columns = slice(h * dim, (h + 1) * dim), slice(h * width, (h + 1) * width)
+    keys, values = np.ascontiguousarray(call.key[k, :, column]), np.ascontiguousarray(call.value[v, :, columns])
     logits = np.empty(len(keys))
-    kernels.dot(call.query[q, i, h], 0.0, keys, None, None, None, call.scale, logits)
+    kernels.dot(call.query[q, i, column], 0.0, keys, None, None, None, call.scale, logits)
     if not np.isfinite(logits).all():
         batch.require_finite()
         query, key, _ = batch.names
@@ -277,11 +275,11 @@ def _exact_row(batch: Batch, call: Call, results: Results, p: int, h: int, i: in
     logits[: max(0, i - call.left)] = -np.inf
     logits[max(0, i + call.right + 1) :] = -np.inf
     results.total[p, h, i] = kernels.softmax(logits, logits)
-    kernels.drop(logits[None], call.rate, call.draw, p * call.query.shape[2] + h, i, 0)
-    mean = np.empty(values.shape[1])
+    kernels.drop(logits[None], call.rate, call.draw, p * call.heads + h, i, 0)
+    mean = np.empty(width)
     kernels.weighted_sum(logits, values, None, None, mean)
     if not np.isfinite(mean).all():
         batch.require_finite()
-    results.output[p, i, h] = mean
+    results.output[p, i, columns] = mean
     if results.weights.size:
         results.weights[p, h, i] = logits
