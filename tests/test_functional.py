@@ -90,9 +90,10 @@ def test_attention_types_are_the_registry():
 @pytest.mark.parametrize("row", REGISTRY.values(), ids=REGISTRY)
 def test_every_name_of_a_type_gives_the_same_numbers(row, qkv):
     q, k, v = (array / 10 for array in qkv)  # points of the unit ball as well
-    want = ab.attention(q, k, v, row.name)
+    options = {"num_heads": 1} if row.name == "multi_head" else {}  # the dimensions are prime
+    want = ab.attention(q[0], k, v, row.name, **options)
     for alias in row.aliases:
-        assert (ab.attention(q, k, v, alias) == want).all()
+        assert (ab.attention(q[0], k, v, alias, **options) == want).all()
         assert resolve(alias, {})[0] is row
 
 
