@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
     from attnbridge.mechanisms import CrossAttention as CrossAttention
+    from attnbridge.mechanisms import FlashAttention as FlashAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
     from attnbridge.mechanisms import MultiHeadAttention as MultiHeadAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
+    from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -69,9 +71,11 @@ _MECHANISMS = (
     "AttentionContext",
     "AttentionOutput",
     "CrossAttention",
+    "FlashAttention",
     "HyperbolicAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",
+    "SlidingWindowAttention",
 )
 
 # Public name -> the module it lives in.

@@ -4,14 +4,17 @@ from attnbridge.mechanisms.base import Attention, AttentionContext, AttentionOut
 from attnbridge.mechanisms.cross import CrossAttention
 from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.multi_head import MultiHeadAttention
-from attnbridge.mechanisms.standard import ScaledDotProductAttention
+from attnbridge.mechanisms.sliding import SlidingWindowAttention
+from attnbridge.mechanisms.standard import FlashAttention, ScaledDotProductAttention
 
 __all__ = [
     "Attention",
     "AttentionContext",
     "AttentionOutput",
     "CrossAttention",
+    "FlashAttention",
     "HyperbolicAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",
+    "SlidingWindowAttention",
 ]
