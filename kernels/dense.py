@@ -119,12 +119,11 @@ def attend_few(
     masked = allowed.size + added.size > 0
     limit, _, _, bottom = _bounds(query.itemsize)
     lowest, zero = query.dtype.type(-np.inf), query.dtype.type(0.0)
-    logits = np.empty(-(-block // LANES) * LANES, query.dtype)
-    tile, lines = logits.reshape(logits.size, 1), logits.reshape(logits.size // LANES, LANES)
-    highest_of = np.empty(LANES, query.dtype)
-    x = np.empty(dim, query.dtype)
-    part = np.empty(width, query.dtype)
-    mean = np.empty(width, query.dtype)
+    size = -(-block // LANES) * LANES
+    space = np.empty(size + LANES + dim + width, query.dtype)  # at once: small calls are many
+    logits, highest_of = space[:size], space[size : size + LANES]
+    x, part = space[size + LANES : size + LANES + dim], space[size + LANES + dim :]
+    tile, lines = logits.reshape(size, 1), logits.reshape(size // LANES, LANES)
     undone = 0
     for item in range(first, stop):
         p, h, i = item // (heads * queries), item // queries % heads, item % queries
@@ -132,7 +131,9 @@ def attend_few(
             x[c] = query[which[p, 0], i, h, c] * scale
         first_key, stop_key = max(0, i - left), min(keys, i + right + 1)
         top, mass = lowest, 0.0
-        mean[:] = 0.0
+        mean = out[p, i, h]
+        for c in range(width):
+            mean[c] = zero
         for t in range(first_key, stop_key, block):
             w = min(block, stop_key - t)
             s = logits[:w]
@@ -167,7 +168,6 @@ def attend_few(
         for c in range(width):
             mean[c] *= inverse
             finite &= abs(mean[c]) < np.inf
-        out[p, i, h] = mean
         total[p, h, i] = _logarithm(top, mass, finite, query.itemsize)
         undone += 1 if np.isnan(total[p, h, i]) else 0
         if weights.size > 0:
