@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,15 @@ from attnbridge.integrations.store import Store
 from attnbridge.integrations.tuning import tune as tune_bridge
 from attnbridge.integrations.view import Allowed, View
 from attnbridge.mechanisms.row import AttentionType
+from attnbridge.mechanisms.standard import SCALED_DOT
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
 from attnbridge.scoring import metric_of, resolve
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_text, as_vector
+
+# What lies outside the window is filtered; inside, sliding attention is scaled_dot.
+_INSIDE = replace(SCALED_DOT, name="sliding")
 
 
 class AttentionVectorBridge(Constructors):
@@ -142,8 +146,7 @@ class AttentionVectorBridge(Constructors):
         **options: Any,
     ) -> None:
         dim = as_dim(dim)
-        self._attention, self._options = resolve(attention, options)
-        self._attention.mechanism(self._options)  # refuses options that do not go together
+        self._attention, self._options = _resolved(attention, options)
         measure = metric_of(self._attention, self._options, metric)
         self._take_options(dim, measure)
         self._fallback: str | None = None
@@ -177,15 +180,10 @@ class AttentionVectorBridge(Constructors):
     def _take_options(self, dim: int, metric: Metric) -> None:
         """Refuse options that do not go with each other or with the vectors, and fill the scale in."""
         row, options = self._attention, self._options
+        if not self._by_position:
+            row.mechanism(options)  # refuses options that do not go together
         if row.require_fit is not None:
             row.require_fit(options, dim)
-        if row.build_space is None and "position" not in row.options:
-            raise InvalidConfigError(f"attention={row.name!r} cannot rank documents: no index can be built for it")
-        if self._by_position and not isinstance(options["position"], str):
-            raise InvalidConfigError(
-                f"{row.name} needs position=..., the payload column that holds a row's place, got "
-                f"{options['position']!r}"
-            )
         if options.get("version") == "v1":
             warnings.warn(
                 f"{row.name} of version 'v1' orders keys alike for every query; as a reranker take version 'v2'",
@@ -568,7 +566,10 @@ class AttentionVectorBridge(Constructors):
             ef=ef,
             entries=self._entries(store, entry_points, len(queries)),
         )
-        hits = Searcher(view, source, self._metric, self._attention, self._options).run(request)
+        ranking = (self._attention, self._options)
+        if self._by_position:
+            ranking = (_INSIDE, {"scale": self._options["scale"]})
+        hits = Searcher(view, source, self._metric, *ranking).run(request)
         if isinstance(source, Graph) and source.linked and not source.ready:
             self._link(False, False)  # hnswlib's index is made once the first search has its answer
         return hits
@@ -706,6 +707,22 @@ class AttentionVectorBridge(Constructors):
 
     audit = audit_bridge
     tune = tune_bridge
+
+
+def _resolved(attention: str, options: dict[str, Any]) -> tuple[AttentionType, dict[str, Any]]:
+    """Return a type and its options; a type of places in a sequence takes the payload's column of them."""
+    row, _ = resolve(attention, {})
+    if row.build_space is not None:
+        return resolve(attention, options)
+    if "position" not in row.options:
+        raise InvalidConfigError(f"attention={row.name!r} cannot rank documents: no index can be built for it")
+    column = options.get("position")
+    if not isinstance(column, str):
+        raise InvalidConfigError(
+            f"{row.name} needs position=..., the payload column that holds a row's place, got {column!r}"
+        )
+    _, checked = resolve(attention, {name: value for name, value in options.items() if name != "position"})
+    return row, checked | {"position": column}
 
 
 def _pairs(hits: Hits) -> list[tuple[Id, float]]:
