@@ -121,6 +121,9 @@ def call_of(name: str, query: Array, key: Array, value: Array, **options: Any) -
         query, key = (rows / (1.0 + np.linalg.norm(rows, axis=-1, keepdims=True)) for rows in (query, key))
     if name == "multi_head":
         options = {"num_heads": math.gcd(8, query.shape[-1]), **options}
+    if name == "sliding":
+        last = len(key) - 1
+        options = {"position": last if query.ndim == 1 else [min(i, last) for i in range(len(query))], **options}
     return partial(attention, query, key, value, name, max_keys=len(key), **options)
 
 

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,15 @@ from attnbridge.integrations.store import Store
 from attnbridge.integrations.tuning import tune as tune_bridge
 from attnbridge.integrations.view import Allowed, View
 from attnbridge.mechanisms.row import AttentionType
+from attnbridge.mechanisms.standard import SCALED_DOT
 from attnbridge.metric import Metric
 from attnbridge.rerank import Stage
 from attnbridge.scoring import metric_of, resolve
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_text, as_vector
+
+# What lies outside the window is filtered; inside, sliding attention is scaled_dot.
+_INSIDE = replace(SCALED_DOT, name="sliding")
 
 
 class AttentionVectorBridge(Constructors):
@@ -43,11 +47,10 @@ class AttentionVectorBridge(Constructors):
     dim : int
         Dimension of the vectors.
     metric : {"cosine", "ip", "l2"}, optional
-        What near means: q . x over both lengths (the default), q . x, or -abs(q - x)^2 / 2. Logits are the attention's
-        scale times this similarity, so that plain attention keeps the metric's order. attention="poincare" brings its
-        own: hyperbolic distance.
+        What near means: q . x over both lengths (the default), q . x, or -abs(q - x)^2 / 2. Candidates are the nearest.
+        attention="poincare" brings its own: hyperbolic distance.
     attention : str, default "scaled_dot"
-        A name or alias from `attention_types`.
+        A name or alias from `attention_types`; what ranks the candidates. See Notes.
     index : {"auto", "hnsw", "exact"} or CandidateSource, default "auto"
         Where candidates come from. "auto" is hnswlib, or exact search with a warning where hnswlib does not run.
     engine : {"native", "hnswlib"}, optional
@@ -70,17 +73,46 @@ class AttentionVectorBridge(Constructors):
         For building and for batches; by default ATTNBRIDGE_NUM_THREADS or the usable cores. With one thread, one
         seed builds the same index twice.
     **options : object
-        The attention's options. For scaled_dot: scale, by default 20 under cosine (unit vectors need a temperature of
-        0.05 for weights that differ) and 1/sqrt(dim) otherwise. For poincare: temperature (1.0), curvature (-1.0), and
-        map, "ball" or "expmap0" where vectors and queries are tangent vectors at the origin: stored are their points,
-        and `get` returns what was added but for float32 rounding.
+        The attention's options, as `attention_types` lists them. scale is by default 20 under cosine (unit vectors need
+        a temperature of 0.05 for weights that differ) and 1/sqrt(dim) otherwise, unless the type says something else
+        below.
 
     Raises
     ------
     InvalidConfigError
         Unknown metric, attention, index or option (the known ones are listed), or a value that cannot be.
+    DimensionMismatchError
+        Heads that do not divide dim, or parameters of another dimension.
     MissingDependencyError
         index="hnsw" where hnswlib does not run; the message says why.
+
+    Notes
+    -----
+    What each type ranks by, and what is special about it here:
+
+    scaled_dot, flash_v2
+        scale times the metric's similarity: the order is the metric's own.
+    sparse
+        As scaled_dot for the candidates inside the pattern; the others are no hits, so that fewer than k may come.
+    multi_head
+        The mean over heads of scale times each head's part of the similarity: scaled_dot's logit over the number of
+        heads. scale is by default 20 num_heads under cosine, so that logits are those of scaled_dot, and
+        1/sqrt(dim / num_heads) otherwise. Weights are the mean of the heads' weights, by which score="weights" ranks
+        too. With parameters, the products of projected rows, under any metric; scale is then 1/sqrt(d_k).
+    linear, gat, moe
+        Functions of query and rows themselves (unit vectors under cosine), whatever the metric; the metric finds the
+        candidates. gat of version "v1" orders keys alike for every query, and warns.
+    cross
+        MaxSim of the stored tokens with `query_tokens`, among the candidates that the vectors give; a document without
+        tokens is no hit. Where no tokens are stored at all, the metric's similarity. scale is 1 by default.
+    sliding
+        scaled_dot among the rows whose place is in the window around the query's: position="column" names the payload's
+        column of places, and searches take position=number. Rows without a place are no hits.
+    poincare
+        -distance / temperature (1.0), curvature (-1.0). With map="expmap0" vectors and queries are tangent vectors at
+        the origin: stored are their points, and `get` returns what was added but for float32 rounding.
+
+    Parameters (of multi_head and gat: dicts of arrays) are saved with the index; `config` shows their shapes.
 
     Examples
     --------
@@ -114,8 +146,7 @@ class AttentionVectorBridge(Constructors):
         **options: Any,
     ) -> None:
         dim = as_dim(dim)
-        self._attention, self._options = resolve(attention, options)
-        self._attention.mechanism(self._options)  # refuses options that do not go together
+        self._attention, self._options = _resolved(attention, options)
         measure = metric_of(self._attention, self._options, metric)
         self._take_options(dim, measure)
         self._fallback: str | None = None
@@ -149,16 +180,10 @@ class AttentionVectorBridge(Constructors):
     def _take_options(self, dim: int, metric: Metric) -> None:
         """Refuse options that do not go with each other or with the vectors, and fill the scale in."""
         row, options = self._attention, self._options
-        row.mechanism(options)  # refuses options that do not go together
+        if not self._by_position:
+            row.mechanism(options)  # refuses options that do not go together
         if row.require_fit is not None:
             row.require_fit(options, dim)
-        if row.build_space is None and "position" not in row.options:
-            raise InvalidConfigError(f"attention={row.name!r} cannot rank documents: no index can be built for it")
-        if self._by_position and not isinstance(options["position"], str):
-            raise InvalidConfigError(
-                f"{row.name} needs position=..., the payload column that holds a row's place, got "
-                f"{options['position']!r}"
-            )
         if options.get("version") == "v1":
             warnings.warn(
                 f"{row.name} of version 'v1' orders keys alike for every query; as a reranker take version 'v2'",
@@ -541,7 +566,10 @@ class AttentionVectorBridge(Constructors):
             ef=ef,
             entries=self._entries(store, entry_points, len(queries)),
         )
-        hits = Searcher(view, source, self._metric, self._attention, self._options).run(request)
+        ranking = (self._attention, self._options)
+        if self._by_position:
+            ranking = (_INSIDE, {"scale": self._options["scale"]})
+        hits = Searcher(view, source, self._metric, *ranking).run(request)
         if isinstance(source, Graph) and source.linked and not source.ready:
             self._link(False, False)  # hnswlib's index is made once the first search has its answer
         return hits
@@ -679,6 +707,22 @@ class AttentionVectorBridge(Constructors):
 
     audit = audit_bridge
     tune = tune_bridge
+
+
+def _resolved(attention: str, options: dict[str, Any]) -> tuple[AttentionType, dict[str, Any]]:
+    """Return a type and its options; a type of places in a sequence takes the payload's column of them."""
+    row, _ = resolve(attention, {})
+    if row.build_space is not None:
+        return resolve(attention, options)
+    if "position" not in row.options:
+        raise InvalidConfigError(f"attention={row.name!r} cannot rank documents: no index can be built for it")
+    column = options.get("position")
+    if not isinstance(column, str):
+        raise InvalidConfigError(
+            f"{row.name} needs position=..., the payload column that holds a row's place, got {column!r}"
+        )
+    _, checked = resolve(attention, {name: value for name, value in options.items() if name != "position"})
+    return row, checked | {"position": column}
 
 
 def _pairs(hits: Hits) -> list[tuple[Id, float]]:

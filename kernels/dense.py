@@ -60,6 +60,7 @@ def attend_few(
     key: Any,
     value: Any,
     which: Any,
+    heads: Any,
     scale: Any,
     left: Any,
     right: Any,
@@ -80,11 +81,14 @@ def attend_few(
 
     Parameters
     ----------
-    query : (mq, L, H, d) float32 or float64
-    key : (mk, S, H, d) of the query's dtype
-    value : (mv, S, H, dv) of the query's dtype
+    query : (mq, L, H d) float32 or float64
+    key : (mk, S, H d) of the query's dtype
+    value : (mv, S, H dv) of the query's dtype
+        H heads side by side, each for itself.
     which : (P, 4) int64
         For each problem the number of its query, key, value and mask.
+    heads : int
+        H.
     scale : float
     left, right : int
     allowed : (mm, L or 1, S or 1) bool, or of no size
@@ -99,8 +103,8 @@ def attend_few(
         As `drop` takes it; head h of problem p is its problem p H + h.
     first, stop : int
         Which of the P * H * L (problem, head, query) are done.
-    out : (P, L, H, dv) of the query's dtype
-    total : (P, H, L) float64
+    out : (P, L, H dv) of the query's dtype
+    total : (P, H, L) float64, or of no size where it is not asked for
         The logarithm of sum_j exp(logit_j): -inf where there is nothing to attend to, and NaN where the precision does
         not suffice, or something is not finite; that query is to be done in float64.
     weights : (P, H, L, S) of zeros, of the query's dtype, or of no size where they are not asked for
@@ -112,52 +116,45 @@ def attend_few(
     Returns
     -------
     int
-        How many of `total` are NaN.
+        How many are to be done in float64.
     """
-    queries, heads, dim = query.shape[1], query.shape[2], query.shape[3]
-    keys, width = key.shape[1], value.shape[3]
+    queries, keys, dim, width = query.shape[1], key.shape[1], query.shape[2] // heads, value.shape[2] // heads
     masked = allowed.size + added.size > 0
     limit, _, _, bottom = _bounds(query.itemsize)
     lowest, zero = query.dtype.type(-np.inf), query.dtype.type(0.0)
-    logits = np.empty(-(-block // LANES) * LANES, query.dtype)
-    tile, lines = logits.reshape(logits.size, 1), logits.reshape(logits.size // LANES, LANES)
-    highest_of = np.empty(LANES, query.dtype)
-    x = np.empty(dim, query.dtype)
-    part = np.empty(width, query.dtype)
-    mean = np.empty(width, query.dtype)
+    size = -(-block // LANES)
+    logits = np.empty((size + 1, LANES), query.dtype)
+    x, part = np.empty(dim, query.dtype), np.empty(width, query.dtype)
     undone = 0
     for item in range(first, stop):
         p, h, i = item // (heads * queries), item // queries % heads, item % queries
         for c in range(dim):
-            x[c] = query[which[p, 0], i, h, c] * scale
+            x[c] = query[which[p, 0], i, h * dim + c] * scale
         first_key, stop_key = max(0, i - left), min(keys, i + right + 1)
         top, mass = lowest, 0.0
-        mean[:] = 0.0
+        mean = out[p, i, h * width : (h + 1) * width]
+        for c in range(width):
+            mean[c] = zero
         for t in range(first_key, stop_key, block):
             w = min(block, stop_key - t)
-            s = logits[:w]
             row_dots(x, key, ((which[p, 1] * keys + t) * heads + h) * dim, heads * dim, w, logits)
-            highest, strange = _top(lines, w, limit, highest_of)
-            if strange:
-                _repair(tile, query[which[p, 0]], key[which[p, 1]], h, i, 1, t, w, scale, limit, bottom)
-            if masked:
-                _mask(tile, allowed, added, which[p, 3], i, 1, t, w, bottom)
-            if weights.size > 0:
-                weights[p, h, i, t : t + w] = s
-            if strange or masked:
-                highest, _ = _top(lines, w, limit, highest_of)
+            highest, strange = _top(logits, w, limit)
+            if strange or masked or weights.size > 0:
+                column = logits.reshape((size + 1) * LANES, 1)
+                if strange:
+                    _repair(column, query, key, which[p], heads, h, i, 1, t, w, scale, limit, bottom)
+                if masked:
+                    _mask(column, allowed, added, which[p, 3], i, 1, t, w, bottom)
+                if weights.size > 0:
+                    weights[p, h, i, t : t + w] = column[:w, 0]
+                highest, _ = _top(logits, w, limit)
             highest = max(top, highest)
             base = highest if highest > lowest else zero
             shrink = exp_of(top - base)
             top = highest
-            more = zero
-            for j in range(w):
-                e = exp_of(s[j] - base)
-                s[j] = e
-                more += e
-            mass = mass * shrink + more
+            mass = mass * shrink + _exponentials_of(logits, w, base)
             if rate > 0.0:
-                drop(s.reshape(1, w), rate, draw, p * heads + h, i, t)
+                drop(logits.reshape(1, (size + 1) * LANES)[:, :w], rate, draw, p * heads + h, i, t)
             start = ((which[p, 2] * keys + t) * heads + h) * width
             weighted_rows(logits, w, value, start, heads * width, part)
             for c in range(width):
@@ -167,9 +164,10 @@ def attend_few(
         for c in range(width):
             mean[c] *= inverse
             finite &= abs(mean[c]) < np.inf
-        out[p, i, h] = mean
-        total[p, h, i] = _logarithm(top, mass, finite, query.itemsize)
-        undone += 1 if np.isnan(total[p, h, i]) else 0
+        logarithm = _logarithm(top, mass, finite, query.itemsize)
+        undone += 1 if np.isnan(logarithm) else 0
+        if total.size > 0:
+            total[p, h, i] = logarithm
         if weights.size > 0:
             row = weights[p, h, i, first_key:stop_key]
             _settle(row.reshape(1, row.size), top, mass, rate, draw, p * heads + h, i, first_key)
@@ -177,12 +175,26 @@ def attend_few(
 
 
 @jit
-def _top(logits: Any, count: Any, limit: Any, highest: Any) -> Any:
+def _exponentials_of(logits: Any, count: Any, base: Any) -> Any:
+    """Turn the first logits into their exponentials, and return the sum."""
+    last = (count - 1) // LANES
+    logits[last, (count - 1) % LANES + 1 :] = -np.inf
+    total = logits.dtype.type(0.0)
+    for j in range(last + 1):
+        for lane in range(LANES):
+            e = exp_of(logits[j, lane] - base)
+            logits[j, lane] = e
+            total += e
+    return total
+
+
+@jit
+def _top(logits: Any, count: Any, limit: Any) -> Any:
     """Return the largest of the first logits, and whether one is beyond the limit, or no number.
 
-    As columns: a maximum that heeds NaN is no sum that the compiler would split over a vector.
+    By columns, in the last row: a maximum that heeds NaN is no sum that the compiler would split over a vector.
     """
-    last = (count - 1) // LANES
+    last, highest = (count - 1) // LANES, logits[logits.shape[0] - 1]
     logits[last, (count - 1) % LANES :] = logits[last, (count - 1) % LANES]
     strange = _highest(logits, last + 1, limit, highest)
     top = highest[0]
@@ -197,6 +209,7 @@ def attend_many(
     key: Any,
     value: Any,
     which: Any,
+    heads: Any,
     scale: Any,
     left: Any,
     right: Any,
@@ -217,11 +230,14 @@ def attend_many(
 
     Parameters
     ----------
-    query : (mq, L, H, d) float32 or float64
-    key : (mk, S, H, d) of the query's dtype
-    value : (mv, S, H, dv) of the query's dtype
+    query : (mq, L, H d) float32 or float64
+    key : (mk, S, H d) of the query's dtype
+    value : (mv, S, H dv) of the query's dtype
+        H heads side by side, each for itself.
     which : (P, 4) int64
         For each problem the number of its query, key, value and mask.
+    heads : int
+        H.
     scale : float
     left, right : int
     allowed : (mm, L or 1, S or 1) bool, or of no size
@@ -236,8 +252,8 @@ def attend_many(
         As `drop` takes it; head h of problem p is its problem p H + h.
     first, stop : int
         Which of the P * H * ceil(L / LANES) (problem, head, tile of queries) are done.
-    out : (P, L, H, dv) of the query's dtype
-    total : (P, H, L) float64
+    out : (P, L, H dv) of the query's dtype
+    total : (P, H, L) float64, or of no size where it is not asked for
         The logarithm of sum_j exp(logit_j): -inf where there is nothing to attend to, and NaN where the precision does
         not suffice, or something is not finite; that query is to be done in float64.
     weights : (P, H, L, S) of zeros, of the query's dtype, or of no size where they are not asked for
@@ -249,10 +265,9 @@ def attend_many(
     Returns
     -------
     int
-        How many of `total` are NaN.
+        How many are to be done in float64.
     """
-    queries, heads, dim = query.shape[1], query.shape[2], query.shape[3]
-    keys, width = key.shape[1], value.shape[3]
+    queries, keys, dim, width = query.shape[1], key.shape[1], query.shape[2] // heads, value.shape[2] // heads
     masked = allowed.size + added.size > 0
     limit, _, _, bottom = _bounds(query.itemsize)
     tiles = -(-queries // LANES)
@@ -268,7 +283,7 @@ def attend_many(
         q, k, v = which[p, 0], which[p, 1], which[p, 2]
         for lane in range(n):
             for c in range(dim):
-                packed[c, lane] = query[q, i + lane, h, c] * scale
+                packed[c, lane] = query[q, i + lane, h * dim + c] * scale
         packed[:, n:] = 0.0
         means[:] = 0.0
         mass[:] = 0.0
@@ -279,7 +294,7 @@ def attend_many(
             tile_product(key, ((k * keys + t) * heads + h) * dim, heads * dim, 1, w, dim, packed, logits, None)
             changed = _highest(logits, w, limit, state[1])
             if changed:
-                _repair(logits, query[q], key[k], h, i, n, t, w, scale, limit, bottom)
+                _repair(logits, query, key, which[p], heads, h, i, n, t, w, scale, limit, bottom)
             if t < i + n - 1 - left or t + w - 1 > i + right:
                 changed = True
                 _cut(logits, w, t - i - right, t - i + left)
@@ -300,10 +315,12 @@ def attend_many(
             finite = True
             for c in range(width):
                 x = means[c, lane] * inverse
-                out[p, i + lane, h, c] = x
+                out[p, i + lane, h * width + c] = x
                 finite &= abs(x) < np.inf
-            total[p, h, i + lane] = _logarithm(state[0, lane], mass[lane], finite, query.itemsize)
-            undone += 1 if np.isnan(total[p, h, i + lane]) else 0
+            logarithm = _logarithm(state[0, lane], mass[lane], finite, query.itemsize)
+            undone += 1 if np.isnan(logarithm) else 0
+            if total.size > 0:
+                total[p, h, i + lane] = logarithm
             if weights.size > 0:
                 row = weights[p, h, i + lane, first_key:stop_key]
                 place = p * heads + h
@@ -330,6 +347,8 @@ def _repair(
     logits: Any,
     query: Any,
     key: Any,
+    which: Any,
+    heads: Any,
     head: Any,
     i: Any,
     n: Any,
@@ -340,12 +359,13 @@ def _repair(
     bottom: Any,
 ) -> None:
     """Redo in float64 the logits beyond the limit."""
-    rows = key.reshape(key.shape[0] * key.shape[1], key.shape[2])
+    dim = query.shape[2] // heads
+    rows = key[which[1]].reshape(key.shape[1] * heads, dim)
     for lane in range(n):
+        x = query[which[0], i + lane, head * dim : (head + 1) * dim]
         for j in range(count):
             if not abs(logits[j, lane]) <= limit:
-                row = (t + j) * key.shape[1] + head
-                logits[j, lane] = _exact(query[i + lane, head], rows, row, scale, bottom)
+                logits[j, lane] = _exact(x, rows, (t + j) * heads + head, scale, bottom)
 
 
 @jit

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import AttentionContext as AttentionContext
     from attnbridge.mechanisms import AttentionOutput as AttentionOutput
     from attnbridge.mechanisms import CrossAttention as CrossAttention
+    from attnbridge.mechanisms import FlashAttention as FlashAttention
     from attnbridge.mechanisms import GeometricAttention as GeometricAttention
     from attnbridge.mechanisms import GraphAttention as GraphAttention
     from attnbridge.mechanisms import HyperbolicAttention as HyperbolicAttention
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import MixtureOfExpertsAttention as MixtureOfExpertsAttention
     from attnbridge.mechanisms import MultiHeadAttention as MultiHeadAttention
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
+    from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
@@ -81,12 +83,14 @@ _MECHANISMS = (
     "GraphAttention",
     "CrossAttention",
     "GeometricAttention",
+    "FlashAttention",
     "HyperbolicAttention",
     "MultiHeadAttention",
     "LinearAttention",
     "MixtureOfExpertsAttention",
     "ScaledDotProductAttention",
     "SparseAttention",
+    "SlidingWindowAttention",
 )
 
 # Public name -> the module it lives in.

@@ -74,6 +74,7 @@ def attention_logits(
     query : array_like, (d,) or (..., L, d)
         Leading axes of query, keys and values are broadcast.
     keys : array_like, (..., S, d)
+        With "cross", a query (m, d) is one of m tokens, and keys may be (S, t, d) or a list of (t, d): tokens of each.
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`.
     mask : array_like, broadcastable to (..., L, S), optional
@@ -120,6 +121,7 @@ def attention_scores(
     query : array_like, (d,) or (..., L, d)
         Leading axes of query, keys and values are broadcast.
     keys : array_like, (..., S, d)
+        With "cross", a query (m, d) is one of m tokens, and keys may be (S, t, d) or a list of (t, d): tokens of each.
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`.
     mask : array_like, broadcastable to (..., L, S), optional
@@ -154,6 +156,7 @@ def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **
     Parameters
     ----------
     query, key : array_like, (d,)
+        With "cross", (t, d) too: token vectors.
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`; a pairwise one.
     **options : object
@@ -205,6 +208,7 @@ def attention(
     query : array_like, (d,) or (..., L, d)
         Leading axes of query, keys and values are broadcast.
     keys : array_like, (..., S, d)
+        With "cross", a query (m, d) is one of m tokens, and keys may be (S, t, d) or a list of (t, d): tokens of each.
     values : array_like, (..., S, dv)
     attention_type : str, default "scaled_dot"
         A name or alias from `attention_types`.

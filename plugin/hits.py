@@ -71,7 +71,8 @@ class Hits(Sequence[Hit]):
     scores : ndarray of float64, (k,)
         Final scores, higher is better.
     weights : ndarray of float64, (k,)
-        Softmax of the final scores over all candidates; they sum to 1 only when every candidate is a hit.
+        How the query's attention spreads over all candidates: the softmax of the final scores (multi_head without
+        stages: the mean of its heads' own). They sum to 1 only when every candidate is a hit.
     distances : ndarray of float32, (k,)
         The index's distances (cosine and ip: 1 - similarity; l2: squared; poincare: hyperbolic).
     ranks_before : ndarray of int64, (k,)

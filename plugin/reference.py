@@ -37,7 +37,8 @@ def truth(
     lead = np.broadcast_shapes(rows.shape[:-2], k.shape[:-2], v.shape[:-2])
     rows, k, v = (np.broadcast_to(array, lead + array.shape[-2:]) for array in (rows, k, v))
     shape = rows.shape[-2], k.shape[-2]
-    bias = np.broadcast_to(bias_of(*shape, mask, is_causal, options.get("position") or 0), lead + shape)
+    first = options["position"] or 0 if name == "sparse" else 0
+    bias = np.broadcast_to(bias_of(*shape, mask, is_causal, first), lead + shape)
     made = [TYPES[name](rows[i], k[i], v[i], bias[i], options) for i in np.ndindex(lead)]
     whole = (np.array(part).reshape(lead + part[0].shape) for part in zip(*made, strict=True))
     return Truth(*(part[..., 0, :] if q.ndim == 1 else part for part in whole))
@@ -240,21 +241,20 @@ def _sparse(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Trut
         count = int(np.ceil(np.sqrt(len(k)))) if count is None else count
         allowed = largest(logits + bias, count)
     else:
-        allowed = pattern(name, *_positions(q, k, options), options)
+        rows, columns = np.arange(len(q))[:, None] + (options["position"] or 0), np.arange(len(k))[None]
+        allowed = pattern(name, rows, columns, options)
     return spread(logits, v, np.where(allowed, bias, -np.inf))
 
 
 def _sliding(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:
-    rows, columns = _positions(q, k, options)
+    """Beltagy et al. 2020, section 3.1; queries stand where they are, or where they are told to."""
+    place = options["position"]
+    rows = (np.arange(len(q)) if place is None else np.broadcast_to(place, len(q)))[:, None]
+    columns = np.arange(len(k))[None]
     allowed = window(rows, columns, options["window"])
     if options["causal"]:
         allowed &= columns <= rows
     return spread(scaled_products(q, k, options["scale"]), v, np.where(allowed, bias, -np.inf))
-
-
-def _positions(q: Array, k: Array, options: Options) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return where queries (L, 1) and keys (1, S) stand: the first query at `position`."""
-    return np.arange(len(q))[:, None] + (options["position"] or 0), np.arange(len(k))[None]
 
 
 def _moe(q: Array, k: Array, v: Array, bias: Array, options: Options) -> Truth:

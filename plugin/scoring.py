@@ -10,12 +10,13 @@ from attnbridge.mechanisms.linear import LINEAR
 from attnbridge.mechanisms.moe import MOE
 from attnbridge.mechanisms.multi_head import MULTI_HEAD
 from attnbridge.mechanisms.row import AttentionType, Options
+from attnbridge.mechanisms.sliding import SLIDING
 from attnbridge.mechanisms.sparse import SPARSE
-from attnbridge.mechanisms.standard import SCALED_DOT
+from attnbridge.mechanisms.standard import FLASH_V2, SCALED_DOT
 from attnbridge.metric import Metric
 
 REGISTRY: dict[str, AttentionType] = {
-    row.name: row for row in (SCALED_DOT, MULTI_HEAD, LINEAR, GAT, SPARSE, MOE, CROSS, POINCARE)
+    row.name: row for row in (SCALED_DOT, MULTI_HEAD, FLASH_V2, LINEAR, GAT, SPARSE, MOE, CROSS, SLIDING, POINCARE)
 }
 
 _BY_NAME = {name: row for row in REGISTRY.values() for name in (row.name, *row.aliases)}

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from attnbridge import functional, reference
 from attnbridge.masks import SparseMask
-from attnbridge.mechanisms import Attention, CrossAttention, MultiHeadAttention
+from attnbridge.mechanisms import (
+    Attention,
+    CrossAttention,
+    FlashAttention,
+    MultiHeadAttention,
+    SlidingWindowAttention,
+    SparseAttention,
+)
 from attnbridge.mechanisms.linear import orthogonal_directions
 from attnbridge.mechanisms.moe import initial_router
 from attnbridge.scoring import REGISTRY, resolve
@@ -39,6 +46,8 @@ class Setting:
         What dimensions of queries and values must be a multiple of.
     parameters : callable or None
         (dim) -> the option `parameters`, for vectors of a dimension.
+    mechanism : Attention or None
+        What to hold against the type's formula in place of what the registry makes.
     """
 
     name: str
@@ -46,14 +55,18 @@ class Setting:
     options: Mapping[str, Any] = field(default_factory=dict)
     heads: int = 1
     parameters: Callable[[int], dict[str, Array]] | None = None
+    mechanism: Attention | None = None
 
     def of(self, dim: int) -> dict[str, Any]:
         """Return the options for vectors of a dimension."""
         return dict(self.options) if self.parameters is None else {**self.options, "parameters": self.parameters(dim)}
 
     def __str__(self) -> str:
-        shown = [f"{name}={value!r}" for name, value in self.options.items()]
-        return f"{self.name}({', '.join(shown + ['parameters'] * (self.parameters is not None))})"
+        name, options = self.name, self.options
+        if self.mechanism is not None:
+            name, options = type(self.mechanism).__name__, {k: v for k, v in self.mechanism.config.items() if v}
+        shown = [f"{option}={value!r}" for option, value in options.items()]
+        return f"{name}({', '.join(shown + ['parameters'] * (self.parameters is not None))})"
 
 
 def parameters_of(shapes: Callable[[int], Mapping[str, tuple[int, ...]]]) -> Callable[[int], dict[str, Array]]:
@@ -71,6 +84,8 @@ def parameters_of(shapes: Callable[[int], Mapping[str, tuple[int, ...]]]) -> Cal
 SETTINGS = (
     Setting("scaled_dot", "standard"),
     Setting("scaled_dot", "standard", {"scale": 0.7}),
+    Setting("flash_v2", "standard"),
+    Setting("flash_v2", "standard", {"block_size": 16, "scale": 0.7}),
     Setting("multi_head", "multihead", {"num_heads": 1}),
     Setting("multi_head", "multihead", {"num_heads": 3}, 3),
     Setting("multi_head", "multihead", {"num_heads": 2, "score": "weights", "scale": 0.7}, 2),
@@ -83,7 +98,7 @@ SETTINGS = (
     ),
     Setting("linear", "standard"),
     Setting("linear", "standard", {"scale": 0.5}),
-    Setting("linear", "standard", {"feature_map": "favor", "num_features": 37, "seed": 3}),
+    Setting("linear", "standard", {"feature_map": "favor", "num_features": 37, "feature_seed": 3}),
     Setting("gat", "graph"),
     Setting("gat", "graph", {"temperature": 0.5}),
     Setting("gat", "graph", {}, 1, parameters_of(lambda dim: {"W": (5, dim), "U": (5, dim), "a": (5,)})),
@@ -96,7 +111,9 @@ SETTINGS = (
     ),
     Setting("moe", "standard"),
     Setting("moe", "standard", {"experts": ["scaled_dot", "linear", ("gat", {"temperature": 0.5})], "top_k": 3}),
-    Setting("moe", "standard", {"experts": [("scaled_dot", {"scale": 0.1}), "multi_head"], "top_k": 1, "seed": 3}, 8),
+    Setting(
+        "moe", "standard", {"experts": [("scaled_dot", {"scale": 0.1}), "multi_head"], "top_k": 1, "router_seed": 3}, 8
+    ),
     Setting("sparse", "sparse"),
     Setting("sparse", "sparse", {"top_k": 3, "scale": 0.7}),
     Setting("sparse", "sparse", {"pattern": "local", "window": 2, "position": 1}),
@@ -104,6 +121,11 @@ SETTINGS = (
     Setting("sparse", "sparse", {"pattern": "strided", "block_size": 3, "position": 1}),
     Setting("sparse", "sparse", {"pattern": "block", "block_size": 5, "position": 2}),
     Setting("sparse", "sparse", {"pattern": "fixed", "block_size": 3, "position": 1}),
+    Setting("sparse", "sparse", mechanism=SparseAttention("local", window=3, position=0, causal=True)),
+    Setting("sliding", "sparse", {"window": 2, "position": 0}),
+    Setting("sliding", "sparse", {"window": 3, "position": 0, "scale": 0.7}),
+    Setting("sliding", "sparse", mechanism=SlidingWindowAttention(2)),
+    Setting("sliding", "sparse", mechanism=SlidingWindowAttention(3, causal=True)),
     Setting("poincare", "geometric"),
     Setting("poincare", "geometric", {"curvature": -0.5, "temperature": 0.3}),
     Setting("poincare", "geometric", {"curvature": -2.0, "map": "expmap0"}),
@@ -269,6 +291,8 @@ def run(check: Check) -> Outcome:
 
 def made(setting: Setting, dim: int) -> Attention:
     """Return the mechanism of a setting for vectors of a dimension."""
+    if setting.mechanism is not None:
+        return setting.mechanism
     row, options = resolve(setting.name, setting.of(dim))
     return row.mechanism(options)
 
@@ -276,10 +300,14 @@ def made(setting: Setting, dim: int) -> Attention:
 def truth(setting: Setting, q: Any, k: Any, v: Any, **mask: Any) -> reference.Truth:
     """Return the float64 truth of a setting for the values as they are given."""
     dim = np.shape(k[0])[-1]
-    _, options = resolve(setting.name, setting.of(dim))
+    if setting.mechanism is not None:
+        options = {"position": None, **setting.mechanism.config}
+        mask["is_causal"] = mask.get("is_causal", False) or setting.mechanism.causal
+    else:
+        _, options = resolve(setting.name, setting.of(dim))
     options.pop("mask", None)  # of the pattern "mask", which no setting has
     if setting.name == "moe":
-        options["router"] = initial_router(dim, len(options["experts"]), options["seed"])
+        options["router"] = initial_router(dim, len(options["experts"]), options["router_seed"])
         named = [(name, {}) if isinstance(name, str) else name for name in options["experts"]]
         options["experts"] = [(name, _known(name, resolve(name, own)[1], dim)) for name, own in named]
     options = _known(setting.name, options, dim)
@@ -290,14 +318,25 @@ def _known(name: str, options: Mapping[str, Any], dim: int) -> dict[str, Any]:
     """Return options with the directions that are drawn from a seed: what is made of them the formula says."""
     if name != "linear" or options["feature_map"] != "favor":
         return dict(options)
-    return {**options, "directions": orthogonal_directions(dim, options["num_features"] or 256, options["seed"] or 0)}
+    return {
+        **options,
+        "directions": orthogonal_directions(dim, options["num_features"] or 256, options["feature_seed"] or 0),
+    }
+
+
+def whole(mechanism: Attention, q: Any, k: Any, v: Any, **mask: Any) -> tuple[Array, Array]:
+    """Return outputs and weights, of a mechanism that never makes the weights of a call too."""
+    if isinstance(mechanism, FlashAttention):
+        return mechanism.forward(q, k, v, **mask).output, mechanism.weights(q, k, **mask)
+    output, weights, _ = mechanism.forward(q, k, v, need_weights=True, **mask)
+    assert weights is not None
+    return output, weights
 
 
 def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, **mask: Any) -> float:
     """Return the worst error of what the mechanism gives: logits, weights and output."""
     mechanism = made(setting, np.shape(q)[-1])
-    output, weights, _ = mechanism.forward(q, k, v, need_weights=True, **mask)
-    assert weights is not None
+    output, weights = whole(mechanism, q, k, v, **mask)
     return max(
         logit_error(mechanism.logits(q, k, **mask), want.logits),
         weight_error(mechanism.weights(q, k, **mask), want.weights),
@@ -307,7 +346,9 @@ def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Tru
 
 
 def error_of_functions(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, mask: Any = None) -> float:
-    """Return the worst error of what the functional API gives."""
+    """Return the worst error of what the functional API gives, where the registry makes the mechanism."""
+    if setting.mechanism is not None:
+        return 0.0
     options = setting.of(np.shape(q)[-1])
     return max(
         logit_error(functional.attention_logits(q, k, setting.name, mask=mask, **options), want.logits),
@@ -409,7 +450,7 @@ def _sums(setting: Setting) -> float:
     for shape in SHAPES:
         q, k, v = draw(setting, shape)
         mask = masked("bool", shape)
-        total = functional.attention_scores(q, k, setting.name, **mask, **setting.of(q.shape[-1])).sum(axis=-1)
+        total = made(setting, q.shape[-1]).weights(q, k, **mask).sum(axis=-1)
         attended = np.isfinite(truth(setting, q, k, v, **mask).logits).any(axis=-1)
         worst = max(worst, float(np.abs(total - attended).max()))
     return worst
@@ -421,10 +462,15 @@ def _causal(setting: Setting) -> float:
     mechanism = made(setting, q.shape[-1])
     half = q.shape[-2] // 2
     want = mechanism.forward(q, k, v, is_causal=True).output[:half]
-    half += setting.options.get("position", 0)
+    half += first_place(setting)
     k[half:], v[half:] = k[half:, ::-1] * np.float32(0.5), v[half:, ::-1] * np.float32(0.5)  # points stay in the ball
     got = mechanism.forward(q, k, v, is_causal=True).output[: len(want)]
     return 0.0 if got.tobytes() == want.tobytes() else float("inf")
+
+
+def first_place(setting: Setting) -> int:
+    """Return at which key the first query of a causal call stands."""
+    return int(setting.options.get("position") or 0) if setting.name == "sparse" else 0
 
 
 def untested(settings: Sequence[Setting] = (*SETTINGS, *LATE)) -> list[str]:

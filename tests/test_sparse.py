@@ -100,7 +100,7 @@ def test_top_k_keeps_the_largest_logits(rng, dtype, causal, top_k, queries, keys
     masked = attention.logits(q, k, is_causal=causal)
     assert ((masked > -np.inf) == keep).all()
     np.testing.assert_allclose(masked[keep], logits[keep], rtol=1e-6)
-    assert attention.kept(keys) == min(keys, most)
+    assert attention._kept(keys) == min(keys, most)
 
 
 def test_top_k_by_hand():
@@ -356,7 +356,7 @@ def test_memory_is_that_of_the_pairs(n, options):
     mask = ab.SparseMask.window((n, n), 64) if options.get("pattern") == "mask" else None
     attention = ab.SparseAttention(**options)
     attention.forward(x[:200], x[:200], x[:200], None if mask is None else ab.SparseMask.causal((200, 200)))
-    listed = n * attention.kept(n) if mask is None and "top_k" in options else (mask or attention.mask_for(n, n)).nnz
+    listed = n * attention._kept(n) if mask is None and "top_k" in options else (mask or attention.mask_for(n, n)).nnz
     tracemalloc.start()
     attention.forward(x, x, x, mask)
     peak = tracemalloc.get_traced_memory()[1]
@@ -411,6 +411,14 @@ def test_bridge_ranks_inside_the_pattern(rng, pattern):
     weights = np.exp(logits[best] - logits[best].max())
     np.testing.assert_allclose(hits.weights[: len(best)], weights / weights.sum(), rtol=1e-5)
     assert (hits.weights[len(best) :] == 0.0).all()
+
+
+def test_bridge_with_nothing_to_rank():
+    for options in ({}, {"pattern": "local", "position": 0}):
+        bridge = ab.AttentionVectorBridge(dim=2, attention="sparse", index="exact", **options)
+        bridge.add([[1.0, 0.0]], payload={"year": [1]})
+        assert bridge.search([1.0, 0.0], where="year > 1").ids == []
+        assert bridge.search([1.0, 0.0], where="year = 1").ids == [0]
 
 
 def test_bridge_with_a_mask_of_its_rows(rng, tmp_path):

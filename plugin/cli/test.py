@@ -11,6 +11,9 @@ from attnbridge.progress import progress_bar
 if TYPE_CHECKING:
     from attnbridge.selftest import Outcome
 
+# Failures that are told one by one.
+_MOST = 20
+
 _SUITES = ("all", "standard", "multihead", "geometric", "sparse", "graph")
 
 
@@ -56,8 +59,10 @@ def _show(found: "Sequence[Outcome]", failed: "Sequence[Outcome]", verbose: bool
         passed = all(outcome.passed for outcome in own)
         made.add_row(suite, str(len(own)), *_cells(own), f"{seconds:.2f}", _word(passed))
     print_table(made)
-    for outcome in failed:
+    for outcome in failed[:_MOST]:
         click.echo(f"failed: {outcome.check.suite}, {outcome.check.name}: {_problem(outcome)}")
+    if len(failed) > _MOST:
+        click.echo(f"and {len(failed) - _MOST} more; --json lists all")
 
 
 def _cells(found: "Sequence[Outcome]") -> tuple[str, str]:

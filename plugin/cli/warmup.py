@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ def warmup(quiet: bool) -> None:
     started = time.perf_counter()
     folder = _lasting_cache_folder()
     metrics = ("cosine", "ip", "l2", "poincare")
-    steps: list[Callable[[], None]] = [_functions, *(lambda m=metric: _bridge(m) for metric in metrics)]
+    steps: list[Callable[[], None]] = [_functions, _types, *(lambda m=metric: _bridge(m) for metric in metrics)]
     for dtype in ("float16", "int8"):
         steps += [lambda m=metric, d=dtype: _compressed(m, d) for metric in ("cosine", "l2")]  # type: ignore[misc]
     with progress_bar(len(steps), "compiling", not quiet) as advance:
@@ -51,6 +52,23 @@ def _functions() -> None:
     functional.attention_logits(keys, keys)
     functional.attention(keys, keys, keys)
     functional.attention_score(keys[0] / 2, keys[1] / 2, "poincare")
+
+
+def _types() -> None:
+    """Attend once by each type of the registry: one query, and a sequence of them, causal where that is possible."""
+    import numpy as np
+
+    from attnbridge.errors import InvalidConfigError
+    from attnbridge.integrations.attention_bench import call_of
+    from attnbridge.scoring import REGISTRY, resolve
+
+    rows = np.eye(3, 8, dtype=np.float32) / 2
+    for name in REGISTRY:
+        call_of(name, rows[0], rows, rows)()
+        call_of(name, rows, rows, rows)()
+        with suppress(InvalidConfigError):  # no sequence, or no place in one
+            mechanism = REGISTRY[name].mechanism(resolve(name, {})[1])
+            mechanism.forward(rows, rows, rows, is_causal=True)
 
 
 def _bridge(metric: str) -> None:

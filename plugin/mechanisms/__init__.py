@@ -8,14 +8,16 @@ from attnbridge.mechanisms.hyperbolic import HyperbolicAttention
 from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.moe import MixtureOfExpertsAttention
 from attnbridge.mechanisms.multi_head import MultiHeadAttention
+from attnbridge.mechanisms.sliding import SlidingWindowAttention
 from attnbridge.mechanisms.sparse import SparseAttention
-from attnbridge.mechanisms.standard import ScaledDotProductAttention
+from attnbridge.mechanisms.standard import FlashAttention, ScaledDotProductAttention
 
 __all__ = [
     "Attention",
     "AttentionContext",
     "AttentionOutput",
     "CrossAttention",
+    "FlashAttention",
     "GeometricAttention",
     "GraphAttention",
     "HyperbolicAttention",
@@ -23,5 +25,6 @@ __all__ = [
     "MixtureOfExpertsAttention",
     "MultiHeadAttention",
     "ScaledDotProductAttention",
+    "SlidingWindowAttention",
     "SparseAttention",
 ]

@@ -36,12 +36,13 @@ class Masks(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the kernels are called with: inputs with an axis of heads, settings, results."""
+    """What the kernels are called with: inputs with an axis of heads, settings."""
 
-    query: Float  # (mq, L, H, d)
-    key: Float  # (mk, S, H, d)
-    value: Float  # (mv, S, H, dv)
+    query: Float  # (mq, L, H d)
+    key: Float  # (mk, S, H d)
+    value: Float  # (mv, S, H dv)
     which: npt.NDArray[np.int64]  # (P, 4)
+    heads: int
     scale: float
     left: int
     right: int
@@ -50,34 +51,41 @@ class Call(NamedTuple):
     block: int
     rate: float
     draw: int
-    output: Float  # (P, L, H, dv)
+
+
+class Results(NamedTuple):
+    """What the kernels fill."""
+
+    output: Float  # (P, L, H dv)
     total: npt.NDArray[np.float64]  # (P, H, L)
     weights: Float  # (P, H, L, S), or of no size
 
-    def run(self) -> int:
-        """Fill the results; return how many queries are to be done in float64."""
-        queries, heads, dim = self.query.shape[1:]
-        few = queries <= FEW
-        attend: Callable[..., int] = kernels.attend_few if few else kernels.attend_many
-        lanes = 1 if few else LANES
-        items = len(self.which) * heads * -(-queries // lanes)
-        seen = min(self.key.shape[1], self.left + self.right + lanes)
-        cost = max(1, lanes * seen * (dim + self.value.shape[3]))
-        if items * cost < _MILLISECOND:
-            return attend(*self[:12], 0, items, *self[12:])
-        threads = usable_threads()
-        undone = []
-        chunk = max(1, min(_MILLISECOND // cost, -(-items // threads)))
-        for_chunks(
-            lambda first, stop: undone.append(attend(*self[:12], first, stop, *self[12:])), items, chunk, threads
-        )
-        return sum(undone)
+
+def _run(call: tuple[Any, ...], results: tuple[Any, ...], groups: int, queries: int, pairs: int) -> int:
+    """Fill `Results` as `Call` says; return how many queries are to be done in float64.
+
+    There are so many groups of queries (problems, each with its heads); a query costs `pairs` multiply-adds.
+    """
+    if queries <= FEW:
+        items, cost = groups * queries, pairs
+        attend: Callable[..., int] = kernels.attend_few
+    else:
+        items, cost = groups * -(-queries // LANES), LANES * pairs
+        attend = kernels.attend_many
+    if items * cost < _MILLISECOND:
+        return attend(*call, 0, items, *results)
+    threads, undone = usable_threads(), []
+    chunk = max(1, min(_MILLISECOND // max(1, cost), -(-items // threads)))
+    for_chunks(lambda first, stop: undone.append(attend(*call, first, stop, *results)), items, chunk, threads)
+    return sum(undone)
 
 
 # In the shapes that the kernels know: a mask, weights that nobody asked for.
 _NO_MASK = np.empty((0, 0, 0), np.bool_)
 _NO_NUMBERS = {char: np.empty((0, 0, 0), char) for char in "fd"}
 _NO_WEIGHTS = {char: np.empty((0, 0, 0, 0), char) for char in "fd"}
+_NO_TOTAL = np.empty((0, 0, 0))
+_NO_FLOATS, _NO_WEIGHT_FLOATS = _NO_NUMBERS["f"], _NO_WEIGHTS["f"]
 
 
 @lru_cache(maxsize=8)
@@ -90,44 +98,52 @@ def attend_plain(
 ) -> Float | None:
     """Return what `attend_dense` does, without mask, for arrays that need no preparing; None for all others.
 
-    The common case at a tenth of the cost: float32 arrays as the kernels take them, no broadcasting, and nothing in the
+    The common case in a few microseconds: float32 arrays as the kernels take them, no broadcasting, and nothing in the
     result that asks for a second look (there the careful way says what is wrong, or does it in float64).
     """
-    for array in (query, key, value):
-        if type(array) is not np.ndarray or array.dtype is not _FLOAT32 or not array.flags.carray:
-            return None
-    shape, keys, values = query.shape, key.shape, value.shape
-    lead = keys[:-2]
-    if len(keys) < 2 or values[:-1] != keys[:-1] or (shape[:-2] != lead if len(shape) > 1 else lead):
+    if not (type(query) is type(key) is type(value) is np.ndarray):
         return None
-    if shape[-1:] != keys[-1:] or query.size == 0 or key.size == 0 or value.size == 0:
+    if not (query.dtype is key.dtype is value.dtype is _FLOAT32):
         return None
-    dim, width = shape[-1] // heads, values[-1] // heads
-    if dim * heads != shape[-1] or width * heads != values[-1]:
+    if not (query.flags.carray and key.flags.carray and value.flags.carray):  # contiguous, aligned, writeable
         return None
-    queries, count = shape[-2] if len(shape) > 1 else 1, keys[-2]
-    if count > max_keys:
+    if query.ndim <= key.ndim == value.ndim == 2:
+        count, dim = key.shape
+        rows, width = value.shape
+        queries, problems = (query.shape[0] if query.ndim == 2 else 1), 1
+        fits = rows == count and query.ndim > 0 and query.shape[-1] == dim
+    elif query.ndim == key.ndim == value.ndim > 2:
+        count, dim = key.shape[-2:]
+        width, queries = value.shape[-1], query.shape[-2]
+        fits = value.shape[:-1] == key.shape[:-1] and query.shape[:-2] == key.shape[:-2] and query.shape[-1] == dim
+        problems = key.size // (count * dim) if key.size else 0
+    else:
         return None
-    problems = query.size // (queries * shape[-1])
-    output = np.empty((*shape[:-1], values[-1]), _FLOAT32)
-    call = Call(
-        query.reshape(problems, queries, heads, dim),
-        key.reshape(problems, count, heads, dim),
-        value.reshape(problems, count, heads, width),
+    if not fits or not 0 < count <= max_keys or dim % heads or width % heads or not problems * queries * dim * width:
+        return None
+    output = np.empty((*query.shape[:-1], width), _FLOAT32)
+    call = (
+        query.reshape(problems, queries, dim),
+        key if key.ndim == 3 else key.reshape(problems, count, dim),
+        value if value.ndim == 3 else value.reshape(problems, count, width),
         _each_its_own(problems),
-        dim**-0.5 if scale is None else scale,
+        heads,
+        (dim // heads) ** -0.5 if scale is None else scale,
         queries + count,
         queries + count,
         _NO_MASK,
-        _NO_NUMBERS["f"],
-        min(count, _FEW_BLOCK if queries <= FEW else MANY_BLOCK),
+        _NO_FLOATS,
+        _block(queries, count),
         0.0,
         0,
-        output.reshape(problems, queries, heads, width),
-        np.empty((problems, heads, queries)),
-        _NO_WEIGHTS["f"],
     )
-    return None if call.run() else output
+    results = (output.reshape(problems, queries, width), _NO_TOTAL, _NO_WEIGHT_FLOATS)
+    return None if _run(call, results, problems * heads, queries, count * (dim + width) // heads) else output
+
+
+def _block(queries: int, keys: int) -> int:
+    """Return how many keys to attend to at a time."""
+    return min(keys, _FEW_BLOCK if queries <= FEW else MANY_BLOCK)
 
 
 def attend_dense(
@@ -175,43 +191,37 @@ def attend_dense(
         right = min(right, 0)
     if left < queries - 1 or right < keys - 1:
         batch.require_finite()  # of what lies outside the band no result tells
-    dtype, width = batch.value.dtype, batch.value.shape[-1] // heads
+    dtype = batch.value.dtype
     which = np.zeros((problems, 4), np.int64)
     which[:, :3] = batch.which
     masks = Masks(_NO_MASK, _NO_NUMBERS[dtype.char]) if batch.mask is None else _mask_blocks(batch, which)
-    if block is None:
-        block = _FEW_BLOCK if queries <= FEW else MANY_BLOCK
     call = Call(
-        _heads(batch.query, heads),
-        _heads(batch.key, heads),
-        _heads(batch.value, heads),
+        batch.query,
+        batch.key,
+        batch.value,
         which,
+        heads,
         scale,
         left,
         right,
         masks.allowed,
         masks.added,
-        min(block, keys),
+        _block(queries, keys) if block is None else min(block, keys),
         rate,
         draw,
-        np.empty((problems, queries, heads, width), dtype),
+    )
+    results = Results(
+        np.empty((problems, queries, batch.value.shape[2]), dtype),
         np.empty((problems, heads, queries)),
         np.zeros((problems, heads, queries, keys), dtype) if need_weights else _NO_WEIGHTS[dtype.char],
     )
-    with np.errstate(all="ignore"):  # what overflows is done again
-        undone = call.run()
-    if undone:
-        for p, h, i in np.argwhere(np.isnan(call.total)):
-            _exact_row(batch, call, p, h, i)
-    output = call.output.reshape(problems, queries, heads * width)
+    pairs = min(keys, left + right + LANES) * (batch.query.shape[2] + batch.value.shape[2]) // heads
+    if _run(call, results, problems * heads, queries, pairs):
+        for p, h, i in np.argwhere(np.isnan(results.total)):
+            _exact_row(batch, call, results, p, h, i)
     if heads > 1:
-        return Attended(output, call.weights if need_weights else None, call.total)
-    return Attended(output, call.weights[:, 0] if need_weights else None, call.total[:, 0])
-
-
-def _heads(array: Float, heads: int) -> Float:
-    """Return (m, n, heads * d) as (m, n, heads, d)."""
-    return array.reshape(*array.shape[:2], heads, array.shape[2] // heads)
+        return Attended(results.output, results.weights if need_weights else None, results.total)
+    return Attended(results.output, results.weights[:, 0] if need_weights else None, results.total[:, 0])
 
 
 def _mask_blocks(batch: Batch, which: npt.NDArray[np.int64]) -> Masks:
@@ -240,7 +250,7 @@ def _dense_mask(batch: Batch) -> npt.NDArray[Any]:
     return data.reshape((1,) * (len(batch.lead) + 2 - data.ndim) + data.shape)
 
 
-def _exact_row(batch: Batch, call: Call, p: int, h: int, i: int) -> None:
+def _exact_row(batch: Batch, call: Call, results: Results, p: int, h: int, i: int) -> None:
     """Fill one query's output, weights and log-normaliser by way of float64 logits.
 
     Raises
@@ -249,9 +259,11 @@ def _exact_row(batch: Batch, call: Call, p: int, h: int, i: int) -> None:
         Something is not finite, or a logit beyond float64.
     """
     q, k, v, _ = call.which[p]
-    keys, values = np.ascontiguousarray(call.key[k, :, h]), np.ascontiguousarray(call.value[v, :, h])
+    dim, width = call.query.shape[2] // call.heads, call.value.shape[2] // call.heads
+    column, columns = slice(h * dim, (h + 1) * dim), slice(h * width, (h + 1) * width)
+    keys, values = np.ascontiguousarray(call.key[k, :, column]), np.ascontiguousarray(call.value[v, :, columns])
     logits = np.empty(len(keys))
-    kernels.dot(call.query[q, i, h], 0.0, keys, None, None, None, call.scale, logits)
+    kernels.dot(call.query[q, i, column], 0.0, keys, None, None, None, call.scale, logits)
     if not np.isfinite(logits).all():
         batch.require_finite()
         query, key, _ = batch.names
@@ -262,12 +274,12 @@ def _exact_row(batch: Batch, call: Call, p: int, h: int, i: int) -> None:
         DenseMask(whole[min(i, len(whole) - 1)]).apply(logits)
     logits[: max(0, i - call.left)] = -np.inf
     logits[max(0, i + call.right + 1) :] = -np.inf
-    call.total[p, h, i] = kernels.softmax(logits, logits)
-    kernels.drop(logits[None], call.rate, call.draw, p * call.query.shape[2] + h, i, 0)
-    mean = np.empty(values.shape[1])
+    results.total[p, h, i] = kernels.softmax(logits, logits)
+    kernels.drop(logits[None], call.rate, call.draw, p * call.heads + h, i, 0)
+    mean = np.empty(width)
     kernels.weighted_sum(logits, values, None, None, mean)
     if not np.isfinite(mean).all():
         batch.require_finite()
-    call.output[p, i, h] = mean
-    if call.weights.size:
-        call.weights[p, h, i] = logits
+    results.output[p, i, columns] = mean
+    if results.weights.size:
+        results.weights[p, h, i] = logits

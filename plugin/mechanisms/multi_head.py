@@ -287,9 +287,10 @@ class _Heads(Attention):
             if not np.isfinite(output).all():
                 output = _linear(rows, held["W_o"], held.get("b_o"), np.float64)
             output[(totals == -np.inf).all(axis=1)] = 0.0  # nothing to attend to: not the bias either
-        with np.errstate(over="ignore"):
-            output = output.astype(batch.value.dtype, copy=False)
-        if not np.isfinite(output).all():
+        if held:
+            with np.errstate(over="ignore"):
+                output = output.astype(batch.value.dtype, copy=False)
+        if held and not np.isfinite(output).all():
             batch.require_finite()
             raise NumericalInstabilityError("output must be within float32 (3.4e38); rescale value, or give float64")
         return output, kept, totals
@@ -303,8 +304,9 @@ class _Heads(Attention):
                 batch.require_finite()
                 made = _projections(batch, held, np.float64)
             batch = replace(batch, query=made[0], key=made[1], value=made[2])
-        heads_divide(batch.query.shape[-1], self.num_heads)
-        if batch.value is not None:
+        if batch.query.shape[-1] % self.num_heads:
+            heads_divide(batch.query.shape[-1], self.num_heads)
+        if batch.value is not None and batch.value.shape[-1] % self.num_heads:
             heads_divide(batch.value.shape[-1], self.num_heads, "Value dimension")
         return batch
 
@@ -658,12 +660,10 @@ class MultiHeadAttention(_Heads):
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         batch = super()._check(query, key, value, mask, is_causal, same_dim=self.kdim == self.d_model, **names)
-        wanted = {"d_model": (batch.query, self.d_model), "kdim": (batch.key, self.kdim)}
+        self._require_dim(batch.names[0], batch.query, "d_model")
+        self._require_dim(batch.names[1], batch.key, "kdim")
         if batch.value is not None and self.projections:
-            wanted["vdim"] = (batch.value, self.vdim)
-        for name, (setting, (array, dim)) in zip(batch.names, wanted.items(), strict=False):
-            if array.shape[-1] != dim:
-                raise DimensionMismatchError(f"{name} must have dimension {setting} = {dim}, got {array.shape[-1]}")
+            self._require_dim(batch.names[2], batch.value, "vdim")
         if self.max_seq_len is not None:
             for name, array in ((batch.names[0], batch.query), (batch.names[1], batch.key)):
                 if array.shape[1] > self.max_seq_len:
@@ -671,6 +671,11 @@ class MultiHeadAttention(_Heads):
                         f"{name} must be at most max_seq_len = {self.max_seq_len} rows, got {array.shape[1]}"
                     )
         return batch
+
+    def _require_dim(self, name: str, array: Float, setting: str) -> None:
+        dim = getattr(self, setting)
+        if array.shape[-1] != dim:
+            raise DimensionMismatchError(f"{name} must have dimension {setting} = {dim}, got {array.shape[-1]}")
 
 
 def _named_parameters(

@@ -82,7 +82,7 @@ def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, o
     kernels.dot(query, bias, keys.data, keys.scale, keys.bias, ids, scale, out)
     keep = np.zeros(len(out), np.bool_)
     if attention.pattern == "top_k":
-        best = np.empty(attention.kept(len(out)), np.int64)
+        best = np.empty(attention._kept(len(out)), np.int64)
         keep[best[: kernels.top_k(out, ids, best)]] = True
     else:
         (own,) = attention._rows_of_pattern(1, len(keys.data), single=True).to_pairs()[1:]
@@ -241,19 +241,6 @@ class SparseAttention(Attention):
         common = {"causal": self.causal, "scale": self.scale, "dropout": self.dropout}
         return {"pattern": self.pattern, **self._arguments, **common}
 
-    def kept(self, keys: int) -> int:
-        """Return how many of a query's logits the pattern "top_k" keeps.
-
-        Parameters
-        ----------
-        keys : int
-
-        Returns
-        -------
-        int
-        """
-        return min(keys, self._arguments["top_k"] or 1 + isqrt(keys - 1))
-
     def mask_for(self, queries: int, keys: int) -> SparseMask:
         """Return the mask of the pattern, and of causal attention where every call is causal.
 
@@ -290,6 +277,10 @@ class SparseAttention(Attention):
 
     # ---- the pairs of a call
 
+    def _kept(self, keys: int) -> int:
+        """Return how many of a query's logits "top_k" keeps."""
+        return min(keys, self._arguments["top_k"] or 1 + isqrt(max(keys, 1) - 1))
+
     @property
     def _first(self) -> int:
         """Which row of the pattern the first query is."""
@@ -320,7 +311,7 @@ class SparseAttention(Attention):
         """Return what each problem attends to; what is_causal hides may be among it."""
         blocks, numbers = distinct_masks(batch)
         if self.pattern == "top_k":
-            most = self.kept(batch.shape[2])
+            most = self._kept(batch.shape[2])
             return [best_pairs(batch, problem, blocks[n], most, self.scale) for problem, n in enumerate(numbers)]
         own = None
         if self.pattern != "mask" or batch.mask is None or self._arguments["mask"] is not None:

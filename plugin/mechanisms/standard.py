@@ -1,18 +1,19 @@
 """Scaled dot-product attention, plain and in tiles."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import as_dropout
+from attnbridge.config import AttentionConfig, as_dropout
+from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError
 from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention
-from attnbridge.mechanisms.dense import attend_dense
+from attnbridge.mechanisms.dense import MANY_BLOCK, attend_dense
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional, positive, scale_or_default
 from attnbridge.metric import Keys
-from attnbridge.validation import as_bool
+from attnbridge.validation import as_bool, as_count
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
@@ -50,12 +51,120 @@ SCALED_DOT = AttentionType(
     aliases=("dot", "scaled_dot_product", "sdpa"),
 )
 
+FLASH_V2 = AttentionType(
+    name="flash_v2",
+    complexity="O(n^2)",
+    best_for="memory-efficient, large sequences",
+    pairwise=True,
+    options={
+        "scale": SCALE,
+        # Keys of a tile.
+        "block_size": Option(MANY_BLOCK, as_count),
+    },
+    logits=_logits,
+    mechanism=lambda options: FlashAttention(**options),
+    rerank=_rerank,
+    aliases=("flash", "flash_attention"),
+)
+
 # Types whose output is that of attend_dense as it stands.
-PLAIN = (SCALED_DOT.name, *SCALED_DOT.aliases)
+PLAIN = tuple(name for row in (SCALED_DOT, FLASH_V2) for name in (row.name, *row.aliases))
 
 
-class ScaledDotProductAttention(RegisteredAttention):
+class DenseAttention(RegisteredAttention):
+    """What the classes of scaled dot-product attention share: settings, limits, and the kernel that attends.
+
+    Parameters
+    ----------
+    scale : float, optional
+    dropout : float
+    causal : bool
+    d_model, max_seq_len : int, optional
+    """
+
+    def __init__(
+        self, scale: float | None, dropout: float, causal: bool, d_model: int | None, max_seq_len: int | None
+    ) -> None:
+        self.scale = None if scale is None else positive(scale, "scale")
+        self.dropout = as_dropout(dropout)
+        self.causal = as_bool(causal, "causal")
+        self.d_model = None if d_model is None else as_count(d_model, "d_model")
+        self.max_seq_len = None if max_seq_len is None else as_count(max_seq_len, "max_seq_len")
+
+    @classmethod
+    def from_config(cls, config: AttentionConfig) -> Self:
+        """Return the mechanism with the settings that it has: scale, dropout, causal, d_model and max_seq_len.
+
+        Parameters
+        ----------
+        config : AttentionConfig
+
+        Returns
+        -------
+        Self
+        """
+        return cls(
+            scale=config.scale,
+            dropout=config.dropout,
+            causal=config.causal,
+            d_model=config.d_model,
+            max_seq_len=config.max_seq_len,
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make an equal mechanism."""
+        return {
+            "scale": self.scale,
+            "dropout": self.dropout,
+            "causal": self.causal,
+            "d_model": self.d_model,
+            "max_seq_len": self.max_seq_len,
+        }
+
+    def _options(self) -> Mapping[str, Any]:
+        return {"scale": self.scale}
+
+    def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
+        batch = super()._check(query, key, value, mask, is_causal, **names)
+        check_limits(batch, self.d_model, self.max_seq_len)
+        return batch
+
+    def _attend(
+        self,
+        batch: Batch,
+        need_weights: bool = False,
+        need_context: bool = False,
+        training: bool = False,
+        seed: int | None = None,
+    ) -> Attended:
+        rate, draw = self._draw(training, seed)
+        scale = scale_or_default(batch.query.shape[-1], self.scale)
+        return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw, **self._tiling())
+
+    def _tiling(self) -> dict[str, Any]:
+        """Return what else `attend_dense` is told."""
+        return {}
+
+
+def check_limits(batch: Batch, d_model: int | None, max_seq_len: int | None) -> None:
+    """Refuse inputs of another dimension, and sequences that are longer, where there is such a limit."""
+    if d_model is not None and batch.query.shape[-1] != d_model:
+        raise DimensionMismatchError(
+            f"{batch.names[0]} must have dimension d_model = {d_model}, got {batch.query.shape[-1]}"
+        )
+    if max_seq_len is not None:
+        for name, length in zip(batch.names, batch.shape[1:], strict=False):
+            if length > max_seq_len:
+                raise InputTooLargeError(
+                    f"{name} must have at most max_seq_len = {max_seq_len} rows, got {length}; raise max_seq_len"
+                )
+
+
+class ScaledDotProductAttention(DenseAttention):
     """softmax(scale q K^T + mask) V.
+
+    Outputs are computed in tiles; the matrix of weights is made where it is asked for.
 
     Parameters
     ----------
@@ -65,6 +174,10 @@ class ScaledDotProductAttention(RegisteredAttention):
         Rate at which weights are dropped in training.
     causal : bool, default False
         Every call is causal.
+    d_model : int, optional
+        Queries and keys of another dimension are refused.
+    max_seq_len : int, optional
+        Longer sequences are refused.
 
     Raises
     ------
@@ -85,27 +198,86 @@ class ScaledDotProductAttention(RegisteredAttention):
     name: ClassVar[str] = "scaled_dot"
     row: ClassVar[AttentionType] = SCALED_DOT
 
-    def __init__(self, *, scale: float | None = None, dropout: float = 0.0, causal: bool = False) -> None:
-        self.scale = None if scale is None else positive(scale, "scale")
-        self.dropout = as_dropout(dropout)
-        self.causal = as_bool(causal, "causal")
+    def __init__(
+        self,
+        *,
+        scale: float | None = None,
+        dropout: float = 0.0,
+        causal: bool = False,
+        d_model: int | None = None,
+        max_seq_len: int | None = None,
+    ) -> None:
+        super().__init__(scale, dropout, causal, d_model, max_seq_len)
+
+
+class FlashAttention(DenseAttention):
+    """softmax(scale q K^T + mask) V in tiles, never the matrix of weights.
+
+    The same numbers as `ScaledDotProductAttention`, to rounding.
+
+    Parameters
+    ----------
+    block_size : int, default 64
+        Keys that are attended to at a time, by 32 queries; memory in use grows with it, and not with the sequences.
+    scale : float, optional
+        By default 1/sqrt(d).
+    dropout : float, default 0.0
+        Rate at which weights are dropped in training.
+    causal : bool, default False
+        Every call is causal; what lies ahead is not computed.
+    d_model : int, optional
+        Queries and keys of another dimension are refused.
+    max_seq_len : int, optional
+        Longer sequences are refused.
+
+    Raises
+    ------
+    InvalidConfigError
+
+    References
+    ----------
+    Dao 2023, FlashAttention-2, algorithm 1; Rabe & Staats 2021, Self-attention Does Not Need O(n^2) Memory.
+
+    Examples
+    --------
+    >>> import numpy as np, attnbridge as ab
+    >>> x = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float32)
+    >>> output = ab.FlashAttention(block_size=128).forward(x, x, x).output
+    >>> bool(np.allclose(output, ab.ScaledDotProductAttention().forward(x, x, x).output, atol=1e-6))
+    True
+    """
+
+    name: ClassVar[str] = "flash_v2"
+    row: ClassVar[AttentionType] = FLASH_V2
+
+    def __init__(
+        self,
+        block_size: int = MANY_BLOCK,
+        *,
+        scale: float | None = None,
+        dropout: float = 0.0,
+        causal: bool = False,
+        d_model: int | None = None,
+        max_seq_len: int | None = None,
+    ) -> None:
+        super().__init__(scale, dropout, causal, d_model, max_seq_len)
+        self.block_size = as_count(block_size, "block_size")
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make an equal mechanism."""
-        return {"scale": self.scale, "dropout": self.dropout, "causal": self.causal}
+        return {"block_size": self.block_size, **super().config}
 
     def _options(self) -> Mapping[str, Any]:
-        return {"scale": self.scale}
+        return {"scale": self.scale, "block_size": self.block_size}
 
-    def _attend(
-        self,
-        batch: Batch,
-        need_weights: bool = False,
-        need_context: bool = False,
-        training: bool = False,
-        seed: int | None = None,
-    ) -> Attended:
-        scale = scale_or_default(batch.query.shape[-1], self.scale)
-        rate, draw = self._draw(training, seed)
-        return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw)
+    def _attend(self, batch: Batch, need_weights: bool = False, *args: Any) -> Attended:
+        if need_weights:
+            raise InvalidConfigError(
+                "need_weights must be False with FlashAttention, which never makes the matrix of weights; "
+                "its weights() does, or use ScaledDotProductAttention"
+            )
+        return super()._attend(batch, False, *args)
+
+    def _tiling(self) -> dict[str, Any]:
+        return {"block": self.block_size}
