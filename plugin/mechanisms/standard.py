@@ -9,8 +9,10 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dropout
 from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError
+from attnbridge.masks import SparseMask
 from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention
 from attnbridge.mechanisms.dense import MANY_BLOCK, attend_dense
+from attnbridge.mechanisms.pairs import attend_sparse
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional, positive, scale_or_default
 from attnbridge.metric import Keys
 from attnbridge.validation import as_bool, as_count
@@ -139,8 +141,11 @@ class DenseAttention(RegisteredAttention):
         seed: int | None = None,
     ) -> Attended:
         rate, draw = self._draw(training, seed)
+        tiling = self._tiling()
+        if isinstance(batch.mask, SparseMask) and "left" not in tiling:
+            return attend_sparse(batch, batch.mask, scale=self.scale, rate=rate, draw=draw, need_weights=need_weights)
         scale = scale_or_default(batch.query.shape[-1], self.scale)
-        return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw, **self._tiling())
+        return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw, **tiling)
 
     def _tiling(self) -> dict[str, Any]:
         """Return what else `attend_dense` is told."""
@@ -164,7 +169,8 @@ def check_limits(batch: Batch, d_model: int | None, max_seq_len: int | None) -> 
 class ScaledDotProductAttention(DenseAttention):
     """softmax(scale q K^T + mask) V.
 
-    Outputs are computed in tiles; the matrix of weights is made where it is asked for.
+    Outputs are computed in tiles, under a `SparseMask` for its pairs alone; the matrix of weights is made where it is
+    asked for.
 
     Parameters
     ----------
