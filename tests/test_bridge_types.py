@@ -278,6 +278,36 @@ def test_every_option_changes_the_scores(name, option):
     assert any(a.ids != b.ids or not np.allclose(a.scores, b.scores, rtol=1e-6) for a, b in pairs)
 
 
+REFUSED = [
+    (
+        "flash_v2",
+        {"block_size": 32},
+        "block_size must be left out in an index, which ranks and makes no outputs; got 32",
+    ),
+    ("poincare", {"values": "manifold"}, "values must be left out in an index, .* got 'manifold'"),
+    (
+        "sparse",
+        {"pattern": "local"},
+        "pattern must be 'top_k' in an index, .* got 'local'; attention='sliding' attends",
+    ),
+    ("gat", {"parameters": {"W": np.eye(5), "U": np.eye(5), "a": np.ones(5)}}, "must be in_dim 5, got 6"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_options_that_an_index_cannot_follow_are_refused(name, options, message):
+    with pytest.raises(ab.AttentionError, match=message):
+        ab.AttentionVectorBridge(6, attention=name, **options)
+
+
+def test_linear_keeps_its_own_scale_in_an_index():
+    query, rows = QUERIES[0], vectors()
+    unit = rows / np.linalg.norm(rows, axis=1)[:, None]
+    hits = filled("linear", {}).search(query, k=N, candidates=N)
+    want = ab.attention_logits(query / np.linalg.norm(query), unit, "linear")
+    np.testing.assert_allclose(hits.scores, want[hits.ids], rtol=1e-5)
+
+
 def test_multi_head_of_unit_vectors_is_scaled_dot_of_scale_20():
     bridge, plain = filled("multi_head", {"num_heads": 3}), filled("scaled_dot", {})
     assert bridge.config["options"] == {"num_heads": 3, "scale": 60.0, "score": "logits", "parameters": None}

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import attnbridge as ab
-from attnbridge.mechanisms.graph import ranks_alike
 from attnbridge.scoring import resolve
 
 MAX32 = float(np.finfo(np.float32).max)
@@ -166,10 +165,6 @@ def test_v1_orders_keys_alike_for_every_query_and_v2_does_not(rng):
     orders = {v: {tuple(np.argsort(row)) for row in made(v, 7, 13).logits(3 * q, k)} for v in ("v1", "v2")}
     assert len(orders["v1"]) == 1
     assert len(orders["v2"]) > 1
-    parameters = made("v1", 7).parameters()
-    assert ranks_alike(resolve("gat", {"version": "v1", "parameters": parameters})[1])
-    assert not ranks_alike(resolve("gat", {"parameters": made("v2", 7).parameters()})[1])
-    assert not ranks_alike(resolve("gat", {})[1])
 
 
 # ---- settings

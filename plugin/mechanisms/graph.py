@@ -51,14 +51,6 @@ def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, o
         scorer.logits(scorer.queries(query[None])[0], scorer.keys(rows), None, out)
 
 
-def ranks_alike(options: Options) -> bool:
-    """Return whether the type orders keys alike for every query: GATv1 does, whose query only shifts a monotone sum.
-
-    Brody et al. 2022, theorem 1 ("static attention").
-    """
-    return options["parameters"] is not None and options["version"] == "v1"
-
-
 def _mechanism(options: Options) -> "GraphAttention":
     parameters = options["parameters"]
     settings = {name: options[name] for name in ("version", "temperature", "negative_slope")}
@@ -68,6 +60,12 @@ def _mechanism(options: Options) -> "GraphAttention":
     made = GraphAttention(in_dim, out_dim, **settings)
     made.set_parameters(parameters.arrays)
     return made
+
+
+def _require_fit(options: Options, dim: int) -> None:
+    made = _mechanism(options)
+    if made.in_dim is not None:
+        require_dim(made.in_dim, dim)
 
 
 def _slope(value: Any, name: str) -> float:
@@ -92,6 +90,7 @@ GAT = AttentionType(
     logits=_logits,
     mechanism=_mechanism,
     aliases=("gatv2", "graph"),
+    require_fit=_require_fit,
 )
 
 

@@ -10,7 +10,7 @@ from attnbridge import kernels
 from attnbridge.manifolds import HyperbolicSpace
 from attnbridge.mechanisms.base import Batch, require_finite_rows
 from attnbridge.mechanisms.geometric import GeometricAttention
-from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, positive
+from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, of_outputs, positive
 from attnbridge.metric import MAPS, Keys, Metric, squares
 from attnbridge.validation import Float, as_choice
 
@@ -61,6 +61,7 @@ POINCARE = AttentionType(
     metric=lambda options: Metric("poincare", options["curvature"], options["map"]),
     largest_logit=0.0,
     aliases=("hyperbolic",),
+    require_fit=of_outputs("values", "euclidean"),
 )
 
 

@@ -118,6 +118,8 @@ LINEAR = AttentionType(
         scale=options["scale"],
     ),
     aliases=("performer", "linear_attention"),
+    # 20, which the products of unit vectors are scaled by, would be exp(20) in features: their own scale is kept.
+    index_scale=lambda options, dim, unit: None,
 )
 
 

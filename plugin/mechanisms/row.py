@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
+from attnbridge.errors import InvalidConfigError
 from attnbridge.metric import Keys, Metric
 from attnbridge.validation import as_number
 
@@ -58,10 +59,10 @@ class AttentionType:
     pairwise_with : callable or None
         (options) -> bool, where `pairwise` is not true with all options.
     require_fit : callable or None
-        (options, dim) -> None; raises where the options cannot go with vectors of a dimension.
+        (options, dim) -> None; raises where the options cannot go with an index of vectors of a dimension.
     index_scale : callable or None
-        (options, dim, unit) -> float; the scale over an index where none is given, `unit` for unit vectors. Without
-        it, that of the index's metric.
+        (options, dim, unit) -> float or None; the scale over an index where none is given, `unit` for unit vectors.
+        Without it, that of the index's metric.
     token_logits : callable or None
         (query_tokens (t, dt), token_weights (t,), TokenRows, ids (m,), options, out (m,) float64) -> None, of a type
         whose query and keys may be several token vectors each.
@@ -82,7 +83,7 @@ class AttentionType:
     aliases: tuple[str, ...] = field(default=())
     pairwise_with: Callable[[Options], bool] | None = None
     require_fit: Callable[[Options, int], None] | None = None
-    index_scale: Callable[[Options, int, bool], float] | None = None
+    index_scale: Callable[[Options, int, bool], float | None] | None = None
     token_logits: Callable[..., None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -151,6 +152,18 @@ def positive(value: Any, name: str) -> float:
 def optional(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     """Return a check that lets None pass."""
     return lambda value, name: None if value is None else check(value, name)
+
+
+def of_outputs(name: str, default: Any) -> Callable[[Options, int], None]:
+    """Return a `require_fit` that refuses an option which acts on outputs alone: an index makes none."""
+
+    def require_fit(options: Options, dim: int) -> None:
+        if options[name] != default:
+            raise InvalidConfigError(
+                f"{name} must be left out in an index, which ranks and makes no outputs; got {options[name]!r}"
+            )
+
+    return require_fit
 
 
 def scale_or_default(dim: int, scale: float | None) -> float:

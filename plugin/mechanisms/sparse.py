@@ -90,6 +90,15 @@ def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, o
     out[~keep] = -np.inf
 
 
+def _require_fit(options: Options, dim: int) -> None:
+    """Refuse patterns over places in an index, whose rows have none."""
+    if options["pattern"] != "top_k":
+        raise InvalidConfigError(
+            f"pattern must be 'top_k' in an index, whose rows have no order, got {options['pattern']!r}; "
+            "attention='sliding' attends by a payload column"
+        )
+
+
 SPARSE = AttentionType(
     name="sparse",
     complexity="O(n sqrt n)",
@@ -105,6 +114,7 @@ SPARSE = AttentionType(
     },
     logits=_logits,
     mechanism=lambda options: SparseAttention(**options),
+    require_fit=_require_fit,
 )
 
 

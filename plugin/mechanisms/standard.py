@@ -13,7 +13,17 @@ from attnbridge.masks import SparseMask
 from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention
 from attnbridge.mechanisms.dense import MANY_BLOCK, attend_dense
 from attnbridge.mechanisms.pairs import attend_sparse
-from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional, positive, scale_or_default
+from attnbridge.mechanisms.row import (
+    AttentionType,
+    Ids,
+    Logits,
+    Option,
+    Options,
+    of_outputs,
+    optional,
+    positive,
+    scale_or_default,
+)
 from attnbridge.metric import Keys
 from attnbridge.validation import as_bool, as_count
 
@@ -67,6 +77,7 @@ FLASH_V2 = AttentionType(
     mechanism=lambda options: FlashAttention(**options),
     rerank=_rerank,
     aliases=("flash", "flash_attention"),
+    require_fit=of_outputs("block_size", MANY_BLOCK),
 )
 
 # Types whose output is that of attend_dense as it stands.
