@@ -297,8 +297,10 @@ def microseconds(seconds: float) -> str:
     --------
     >>> from attnbridge.integrations.attention_bench import microseconds
     >>> microseconds(6.14e-6), microseconds(0.0021)
-    ('6.1 us', '2.1 ms')
+    ('6.14 us', '2.1 ms')
     """
+    if seconds >= 1.0:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
 
