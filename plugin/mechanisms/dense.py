@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy import empty, ndarray
 
 from attnbridge import kernels
 from attnbridge.errors import InvalidInputError
+from attnbridge.kernels import attend_few, attend_many
 from attnbridge.kernels.tile import LANES
 from attnbridge.masks import DenseMask
 from attnbridge.mechanisms.base import Attended, Batch, cut_blocks
@@ -68,10 +70,10 @@ def _run(call: tuple[Any, ...], results: tuple[Any, ...], groups: int, queries: 
     """
     if queries <= FEW:
         items, cost = groups * queries, pairs
-        attend: Callable[..., int] = kernels.attend_few
+        attend: Callable[..., int] = attend_few
     else:
         items, cost = groups * -(-queries // LANES), LANES * pairs
-        attend = kernels.attend_many
+        attend = attend_many
     if items * cost < _MILLISECOND:
         return attend(*call, 0, items, *results)
     threads, undone = usable_threads(), []
@@ -96,36 +98,39 @@ def _each_its_own(problems: int) -> npt.NDArray[np.int64]:
 def attend_plain(
     query: Any, key: Any, value: Any, *, scale: float | None = None, heads: int = 1, max_keys: int
 ) -> Float | None:
-    """Return what `attend_dense` does, without mask, for arrays that need no preparing; None for all others.
+    """Return what `attend_dense` does, without mask, for small arrays that need no preparing; None for all others.
 
     The common case in a few microseconds: float32 arrays as the kernels take them, no broadcasting, and nothing in the
     result that asks for a second look (there the careful way says what is wrong, or does it in float64).
     """
-    if not (type(query) is type(key) is type(value) is np.ndarray):
-        return None
-    if not (query.dtype is key.dtype is value.dtype is _FLOAT32):
+    if not (type(query) is type(key) is type(value) is ndarray and query.dtype is key.dtype is value.dtype is _FLOAT32):
         return None
     if not (query.flags.carray and key.flags.carray and value.flags.carray):  # contiguous, aligned, writeable
         return None
     if query.ndim <= key.ndim == value.ndim == 2:
         count, dim = key.shape
         rows, width = value.shape
-        queries, problems = (query.shape[0] if query.ndim == 2 else 1), 1
+        queries, problems = query.shape[0] if query.ndim == 2 else 1, 1
         fits = rows == count and query.ndim > 0 and query.shape[-1] == dim
     elif query.ndim == key.ndim == value.ndim > 2:
-        count, dim = key.shape[-2:]
-        width, queries = value.shape[-1], query.shape[-2]
-        fits = value.shape[:-1] == key.shape[:-1] and query.shape[:-2] == key.shape[:-2] and query.shape[-1] == dim
+        (count, dim), width, queries = key.shape[-2:], value.shape[-1], query.shape[-2]
         problems = key.size // (count * dim) if key.size else 0
+        fits = value.shape[:-1] == key.shape[:-1] and query.shape[:-2] == key.shape[:-2] and query.shape[-1] == dim
     else:
         return None
-    if not fits or not 0 < count <= max_keys or dim % heads or width % heads or not problems * queries * dim * width:
+    if not fits or not 0 < count <= max_keys or dim % heads or width % heads:
         return None
-    output = np.empty((*query.shape[:-1], width), _FLOAT32)
-    call = (
+    few = queries <= FEW
+    lanes = 1 if few else LANES
+    tiles = problems * -(-queries // lanes)
+    if not 0 < tiles * lanes * count * (dim + width) * (width > 0) < _MILLISECOND:
+        return None
+    output = empty((problems, queries, width), _FLOAT32)
+    attend = attend_few if few else attend_many
+    undone = attend(
         query.reshape(problems, queries, dim),
-        key if key.ndim == 3 else key.reshape(problems, count, dim),
-        value if value.ndim == 3 else value.reshape(problems, count, width),
+        key.reshape(problems, count, dim),
+        value.reshape(problems, count, width),
         _each_its_own(problems),
         heads,
         (dim // heads) ** -0.5 if scale is None else scale,
@@ -136,9 +141,13 @@ def attend_plain(
         _block(queries, count),
         0.0,
         0,
+        0,
+        tiles * heads,
+        output,
+        _NO_TOTAL,
+        _NO_WEIGHT_FLOATS,
     )
-    results = (output.reshape(problems, queries, width), _NO_TOTAL, _NO_WEIGHT_FLOATS)
-    return None if _run(call, results, problems * heads, queries, count * (dim + width) // heads) else output
+    return None if undone else output.reshape(*query.shape[:-1], width)
 
 
 def _block(queries: int, keys: int) -> int:
