@@ -174,7 +174,11 @@ class Searcher:
         shape = (len(queries), most)
         positions, logits, weights = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
         # A type that is not pairwise may ask which rows its keys are.
-        keys, near = self.view.gathered(labels) if self.attention.pairwise else (self.view.keys, labels)
+        keys, near = self.view.keys, labels
+        if self.attention.pairwise:
+            keys, near = self.view.gathered(labels)
+        else:
+            self.view.ranked(int(counts.sum()))
         if self._by_tokens(request):
             self._match(request, labels, counts, first, positions, logits, weights)
         else:

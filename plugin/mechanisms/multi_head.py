@@ -1,195 +1,29 @@
 """Multi-head attention: several attentions side by side, each over its share of the columns."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dropout, heads_divide
-from attnbridge.errors import (
-    DimensionMismatchError,
-    InputTooLargeError,
-    InvalidConfigError,
-    InvalidInputError,
-    NumericalInstabilityError,
+from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError, InvalidInputError
+from attnbridge.mechanisms.base import AttentionContext, AttentionOutput, Batch
+from attnbridge.mechanisms.head_logits import (
+    BIASES,
+    MATRICES,
+    NONE,
+    Parameters,
+    as_parameter,
+    as_parameters,
+    head_mean_logits,
+    head_mean_weights,
+    require_fit,
+    scale_of,
 )
-from attnbridge.mechanisms.base import Attended, Attention, AttentionContext, AttentionOutput, Batch
-from attnbridge.mechanisms.dense import attend_dense
-from attnbridge.mechanisms.row import (
-    AttentionType,
-    Ids,
-    Logits,
-    Option,
-    Options,
-    gathered,
-    optional,
-    positive,
-    scale_or_default,
-)
-from attnbridge.mechanisms.standard import ScaledDotProductAttention
-from attnbridge.metric import Keys
-from attnbridge.validation import Float, as_bool, as_choice, as_count, as_floats, require_finite
-
-Parameters = Mapping[str, npt.NDArray[np.float32]]
-
-MATRICES = ("W_q", "W_k", "W_v", "W_o")
-BIASES = ("b_q", "b_k", "b_v", "b_o")
-NONE: Parameters = {}
-
-# Keys whose heads are taken apart at a time: float64 copies of them are made.
-_BLOCK = 4_096
-
-_LARGEST = float(np.finfo(np.float32).max)
-
-
-# ---- the row of the registry
-
-
-def as_parameter(value: Any, name: str) -> npt.NDArray[np.float32]:
-    """Return a finite parameter array as float32, a copy of one's own."""
-    array = as_floats(value, name)
-    require_finite(array, name)
-    return np.array(array, np.float32)
-
-
-def as_parameters(value: Any, name: str) -> Parameters:
-    """Return the projections of a query and a key, and those of values where they are given."""
-    if not isinstance(value, Mapping):
-        raise InvalidConfigError(f"{name} must be a dict of arrays W_q, W_k, ..., got {type(value).__name__}")
-    known = (*MATRICES, *BIASES)
-    for key in value:
-        if key not in known:
-            raise InvalidConfigError(f"{name} must be named {', '.join(known)}; got {key!r}")
-    for key in ("W_q", "W_k"):
-        if key not in value:
-            raise InvalidConfigError(f"{name} must hold W_q and W_k, {key} is missing; add it")
-    held = {key: as_parameter(value[key], f"{name}[{key!r}]") for key in known if key in value}
-    for key, array in held.items():
-        axes = 2 if key in MATRICES else 1
-        if array.ndim != axes or array.size == 0:
-            rule = "(out, in)" if axes == 2 else "(out,)"
-            raise DimensionMismatchError(f"{name}[{key!r}] must be {rule}, got shape {array.shape}")
-    rows = {key: len(array) for key, array in held.items()}
-    pairs = [("W_k", "W_q"), ("b_q", "W_q"), ("b_k", "W_k"), ("b_v", "W_v"), ("b_o", "W_o")]
-    for one, other in pairs:
-        if one in rows and other not in rows:
-            raise InvalidConfigError(f"{name} must hold {other} with {one}; add it")
-        if one in rows and rows[one] != rows[other]:
-            raise DimensionMismatchError(
-                f"{name}[{one!r}] must have as many rows as {other}, {rows[other]}, got {rows[one]}"
-            )
-    if "W_v" in held and "W_o" in held and held["W_o"].shape[1] != rows["W_v"]:
-        raise DimensionMismatchError(
-            f"{name}['W_o'] must have a column for each row of W_v, {rows['W_v']}, got {held['W_o'].shape[1]}"
-        )
-    return held
-
-
-def require_fit(options: Options, dim: int) -> None:
-    """Refuse heads that do not divide what they share, and projections of vectors of another dimension."""
-    held = options["parameters"]
-    if held is None:
-        heads_divide(dim, options["num_heads"])
-        return
-    heads_divide(len(held["W_q"]), options["num_heads"], "Projected dimension")
-    for name in ("W_q", "W_k"):
-        if held[name].shape[1] != dim:
-            raise DimensionMismatchError(
-                f"parameters[{name!r}] must have a column for each of {dim} dimensions, got {held[name].shape[1]}"
-            )
-
-
-def _scale(options: Options, dim: int) -> float:
-    """Return the factor on a head's product."""
-    if options["scale"] is not None:
-        return float(options["scale"])
-    held = options["parameters"]
-    width = dim if held is None else len(held["W_q"])
-    return float((width / options["num_heads"]) ** -0.5)
-
-
-def _projected(query: npt.NDArray[Any], held: Parameters) -> Logits:
-    """Return W_q q + b_q."""
-    out = np.empty(len(held["W_q"]))
-    kernels.dot(query, 0.0, held["W_q"], None, None, None, 1.0, out)
-    return out + held["b_q"] if "b_q" in held else out
-
-
-def _folded(projected: Logits, held: Parameters, like: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], float]:
-    """Return what a key's product with is W_k k . projected, and the share of b_k: keys need not be projected."""
-    out = np.empty(held["W_k"].shape[1])
-    kernels.weighted_sum(projected, held["W_k"], None, None, out)
-    share = float(projected @ held["b_k"]) if "b_k" in held else 0.0
-    if like.dtype == np.float64 or np.abs(out).max() > _LARGEST:
-        return out, share
-    return out.astype(np.float32), share
-
-
-def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
-    require_fit(options, len(query))
-    if options["score"] == "weights":
-        out[:] = _log_mean_weights(_head_logits(query, keys, ids, options))
-        return
-    held, scale = options["parameters"], _scale(options, len(query)) / options["num_heads"]
-    if held is None:
-        kernels.dot(query, bias, keys.data, keys.scale, keys.bias, ids, scale, out)
-        return
-    folded, share = _folded(_projected(query, held), held, query)
-    kernels.dot(folded, share, keys.data, keys.scale, None, ids, scale, out)
-
-
-def _weights(
-    query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, logits: Logits, out: Logits
-) -> None:
-    require_fit(options, len(query))
-    heads = _head_logits(query, keys, ids, options)
-    for head in heads:
-        kernels.softmax(head, head)
-    heads.mean(axis=0, out=out)
-
-
-def _head_logits(query: npt.NDArray[Any], keys: Keys, ids: Ids | None, options: Options) -> Logits:
-    """Return each head's logits (H, m)."""
-    count = len(keys.data) if ids is None else len(ids)
-    heads, held = options["num_heads"], options["parameters"]
-    if held is None:
-        parts, shares = query.astype(np.float64).reshape(heads, -1), np.zeros(heads)
-        if keys.bias is not None:  # l2: a head's similarity is minus half its squared distance
-            shares = -0.5 * (parts**2).sum(axis=1)
-    else:
-        projected = _projected(query, held).reshape(heads, -1)
-        weights = held["W_k"].reshape(heads, projected.shape[1], -1)
-        parts = np.einsum("he,hed->hd", projected, weights.astype(np.float64))
-        shares = (projected * held["b_k"].reshape(projected.shape)).sum(axis=1) if "b_k" in held else np.zeros(heads)
-    out = np.empty((heads, count))
-    for start in range(0, count, _BLOCK):
-        part = slice(start, min(start + _BLOCK, count))
-        some = np.arange(part.start, part.stop) if ids is None else ids[part]
-        rows = gathered(keys, some).astype(np.float64)
-        if held is not None:
-            out[:, part] = parts @ rows.T
-            continue
-        rows = rows.reshape(len(rows), heads, -1)
-        np.einsum("hd,mhd->hm", parts, rows, out=out[:, part])
-        if keys.bias is not None:
-            out[:, part] -= 0.5 * (rows**2).sum(axis=2).T
-    out += shares[:, None]
-    out *= _scale(options, len(query))
-    return out
-
-
-def _log_mean_weights(heads: Logits) -> Logits:
-    """Return log(mean_h softmax(heads[h])) of logits (H, ..., m); without the logarithm small ones would be 0."""
-    for head in heads.reshape(-1, heads.shape[-1]):
-        total = kernels.logsumexp(head)
-        if total > -np.inf:
-            head -= total
-    out: Logits = np.logaddexp.reduce(heads, axis=0) - np.log(len(heads))
-    return out
-
+from attnbridge.mechanisms.heads import Heads
+from attnbridge.mechanisms.row import AttentionType, Option, Options, optional, positive
+from attnbridge.validation import Float, as_bool, as_choice, as_count
 
 MULTI_HEAD = AttentionType(
     name="multi_head",
@@ -206,148 +40,20 @@ MULTI_HEAD = AttentionType(
         # W_q, W_k and, where they are wanted, b_q, b_k; W_v, b_v, W_o, b_o for outputs.
         "parameters": Option(None, optional(as_parameters)),
     },
-    logits=_logits,
+    logits=head_mean_logits,
     mechanism=lambda options: _RowHeads(options),
-    weights=_weights,
+    weights=head_mean_weights,
     aliases=("mha", "multihead"),
     pairwise_with=lambda options: options["score"] == "logits",
     require_fit=require_fit,
     # Each head sees a part of the unit vector: their mean is scaled_dot's logit of scale 20.
     index_scale=lambda options, dim, unit: (
-        20.0 * options["num_heads"] if unit and options["parameters"] is None else _scale(options, dim)
+        20.0 * options["num_heads"] if unit and options["parameters"] is None else scale_of(options, dim)
     ),
 )
 
 
-# ---- over whole sequences
-
-
-class _Heads(Attention):
-    """Heads over columns, projected or as they are."""
-
-    num_heads: int
-    scale: float | None
-    score: str = "logits"
-    _held: Parameters = NONE
-
-    def _options(self, held: Parameters) -> Options:
-        """Return the row's options."""
-        return {"num_heads": self.num_heads, "scale": self.scale, "score": self.score, "parameters": held or None}
-
-    def _logits(self, batch: Batch) -> Logits:
-        """Return the mean over heads of their logits, of the row of the registry."""
-        out, options = np.empty(batch.shape), self._options(self._held) | {"score": "logits"}  # type: ignore[operator]
-        for problem, (q, k, _) in enumerate(batch.which):
-            keys = Keys(batch.key[k])
-            for i, query in enumerate(batch.query[q]):
-                MULTI_HEAD.logits(query, 0.0, keys, None, options, out[problem, i])
-        return out
-
-    def _masked_logits(self, batch: Batch) -> Logits:
-        if self.score == "logits":
-            return super()._masked_logits(batch)
-        parts = self._parts(self._project(batch, self._held))
-        return _log_mean_weights(np.stack([head._masked_logits(part) for head, part in parts]))
-
-    def _all_weights(self, batch: Batch) -> Float:
-        parts = self._parts(self._project(batch, self._held))
-        heads = [head._weights(part, head._masked_logits(part))[0] for head, part in parts]
-        mean: Float = np.mean(heads, axis=0).astype(batch.key.dtype, copy=False)
-        return mean
-
-    def _attend(
-        self,
-        batch: Batch,
-        need_weights: bool = False,
-        need_context: bool = False,
-        training: bool = False,
-        seed: int | None = None,
-    ) -> Attended:
-        output, heads, total = self._attend_heads(batch, need_weights, training, seed)
-        return Attended(output, None if heads is None else heads.mean(axis=1, dtype=np.float64), total)
-
-    def _attend_heads(
-        self, batch: Batch, need_weights: bool, training: bool, seed: int | None
-    ) -> tuple[Float, Float | None, Logits]:
-        """Return outputs (P, L, dv), each head's weights (P, H, L, S) if needed, log-normalisers (P, H, L)."""
-        assert batch.value is not None
-        held, (rate, draw) = self._held, self._draw(training, seed)
-        projected, heads = self._project(batch, held), self.num_heads
-        scale = scale_or_default(projected.query.shape[-1] // heads, self.scale)
-        output, weights, total = attend_dense(
-            projected, scale=scale, heads=heads, need_weights=need_weights, rate=rate, draw=draw
-        )
-        assert total is not None
-        totals = total.reshape(-1, heads, batch.shape[1])
-        kept = None if weights is None else weights.reshape(-1, heads, *batch.shape[1:])
-        if "W_o" in held:
-            rows = output
-            with np.errstate(over="ignore", invalid="ignore"):
-                output = _linear(rows, held["W_o"], held.get("b_o"), rows.dtype)
-            if not np.isfinite(output).all():
-                output = _linear(rows, held["W_o"], held.get("b_o"), np.float64)
-            output[(totals == -np.inf).all(axis=1)] = 0.0  # nothing to attend to: not the bias either
-        if held:
-            with np.errstate(over="ignore"):
-                output = output.astype(batch.value.dtype, copy=False)
-        if held and not np.isfinite(output).all():
-            batch.require_finite()
-            raise NumericalInstabilityError("output must be within float32 (3.4e38); rescale value, or give float64")
-        return output, kept, totals
-
-    def _project(self, batch: Batch, held: Parameters) -> Batch:
-        """Return the batch of the projected queries, keys and values."""
-        if held:
-            with np.errstate(over="ignore", invalid="ignore"):
-                made = _projections(batch, held, batch.query.dtype)
-            if not all(np.isfinite(array).all() for array in made if array is not None):
-                batch.require_finite()
-                made = _projections(batch, held, np.float64)
-            batch = replace(batch, query=made[0], key=made[1], value=made[2])
-        if batch.query.shape[-1] % self.num_heads:
-            heads_divide(batch.query.shape[-1], self.num_heads)
-        if batch.value is not None and batch.value.shape[-1] % self.num_heads:
-            heads_divide(batch.value.shape[-1], self.num_heads, "Value dimension")
-        return batch
-
-    def _parts(self, batch: Batch) -> Iterator[tuple[ScaledDotProductAttention, Batch]]:
-        """Yield, head by head, an attention and its share of the columns."""
-        head = ScaledDotProductAttention(scale=self.scale)
-
-        def share(array: Float, h: int) -> Float:
-            width = array.shape[-1] // self.num_heads
-            return np.ascontiguousarray(array[..., h * width : (h + 1) * width])
-
-        for h in range(self.num_heads):
-            value = None if batch.value is None else share(batch.value, h)
-            yield head, replace(batch, query=share(batch.query, h), key=share(batch.key, h), value=value)
-
-
-def _projections(batch: Batch, held: Parameters, dtype: npt.DTypeLike) -> tuple[Float, Float, Float | None]:
-    """Return the projected queries, keys and values, all of one dtype; values may have no projection."""
-    value = batch.value
-    if value is not None:
-        value = (
-            _linear(value, held["W_v"], held.get("b_v"), dtype) if "W_v" in held else value.astype(dtype, copy=False)
-        )
-    return (
-        _linear(batch.query, held["W_q"], held.get("b_q"), dtype),
-        _linear(batch.key, held["W_k"], held.get("b_k"), dtype),
-        value,
-    )
-
-
-def _linear(
-    rows: Float, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, dtype: npt.DTypeLike
-) -> Float:
-    """Return rows W^T + b."""
-    out: Float = rows.astype(dtype, copy=False) @ weight.T.astype(dtype, copy=False)
-    if bias is not None:
-        out += bias
-    return out
-
-
-class _RowHeads(_Heads):
+class _RowHeads(Heads):
     """What the functional API calls: parameters as they are given, heads that are checked with the vectors."""
 
     name: ClassVar[str] = "multi_head"
@@ -384,7 +90,7 @@ class _RowHeads(_Heads):
         return batch
 
 
-class MultiHeadAttention(_Heads):
+class MultiHeadAttention(Heads):
     """Concat(head_1, ..., head_H) W_o^T + b_o, head_h = softmax(scale Q_h K_h^T + mask) V_h.
 
     Q = query W_q^T + b_q, K = key W_k^T + b_k, V = value W_v^T + b_v, cut into H runs of columns; without projections

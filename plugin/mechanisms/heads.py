@@ -1,0 +1,142 @@
+"""Attention heads over whole sequences: projections, each head's attention, their outputs side by side."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.config import heads_divide
+from attnbridge.errors import NumericalInstabilityError
+from attnbridge.mechanisms.base import Attended, Attention, Batch
+from attnbridge.mechanisms.dense import attend_dense
+from attnbridge.mechanisms.head_logits import NONE, Parameters, head_mean_logits, log_mean_weights
+from attnbridge.mechanisms.row import Logits, Options, scale_or_default
+from attnbridge.mechanisms.standard import ScaledDotProductAttention
+from attnbridge.metric import Keys
+from attnbridge.validation import Float
+
+
+class Heads(Attention):
+    """Heads over columns, projected or as they are."""
+
+    num_heads: int
+    scale: float | None
+    score: str = "logits"
+    _held: Parameters = NONE
+
+    def _options(self, held: Parameters) -> Options:
+        """Return the row's options."""
+        return {"num_heads": self.num_heads, "scale": self.scale, "score": self.score, "parameters": held or None}
+
+    def _logits(self, batch: Batch) -> Logits:
+        """Return the mean over heads of their logits, as the row of the registry has it."""
+        out, options = np.empty(batch.shape), self._options(self._held) | {"score": "logits"}  # type: ignore[operator]
+        for problem, (q, k, _) in enumerate(batch.which):
+            keys = Keys(batch.key[k])
+            for i, query in enumerate(batch.query[q]):
+                head_mean_logits(query, 0.0, keys, None, options, out[problem, i])
+        return out
+
+    def _masked_logits(self, batch: Batch) -> Logits:
+        if self.score == "logits":
+            return super()._masked_logits(batch)
+        parts = self._parts(self._project(batch, self._held))
+        return log_mean_weights(np.stack([head._masked_logits(part) for head, part in parts]))
+
+    def _all_weights(self, batch: Batch) -> Float:
+        parts = self._parts(self._project(batch, self._held))
+        heads = [head._weights(part, head._masked_logits(part))[0] for head, part in parts]
+        mean: Float = np.mean(heads, axis=0).astype(batch.key.dtype, copy=False)
+        return mean
+
+    def _attend(
+        self,
+        batch: Batch,
+        need_weights: bool = False,
+        need_context: bool = False,
+        training: bool = False,
+        seed: int | None = None,
+    ) -> Attended:
+        output, heads, total = self._attend_heads(batch, need_weights, training, seed)
+        return Attended(output, None if heads is None else heads.mean(axis=1, dtype=np.float64), total)
+
+    def _attend_heads(
+        self, batch: Batch, need_weights: bool, training: bool, seed: int | None
+    ) -> tuple[Float, Float | None, Logits]:
+        """Return outputs (P, L, dv), each head's weights (P, H, L, S) if needed, log-normalisers (P, H, L)."""
+        assert batch.value is not None
+        held, (rate, draw) = self._held, self._draw(training, seed)
+        projected, heads = self._project(batch, held), self.num_heads
+        scale = scale_or_default(projected.query.shape[-1] // heads, self.scale)
+        output, weights, total = attend_dense(
+            projected, scale=scale, heads=heads, need_weights=need_weights, rate=rate, draw=draw
+        )
+        assert total is not None
+        totals = total.reshape(-1, heads, batch.shape[1])
+        kept = None if weights is None else weights.reshape(-1, heads, *batch.shape[1:])
+        if "W_o" in held:
+            rows = output
+            with np.errstate(over="ignore", invalid="ignore"):
+                output = _linear(rows, held["W_o"], held.get("b_o"), rows.dtype)
+            if not np.isfinite(output).all():
+                output = _linear(rows, held["W_o"], held.get("b_o"), np.float64)
+            output[(totals == -np.inf).all(axis=1)] = 0.0  # nothing to attend to: not the bias either
+        if held:
+            with np.errstate(over="ignore"):
+                output = output.astype(batch.value.dtype, copy=False)
+        if held and not np.isfinite(output).all():
+            batch.require_finite()
+            raise NumericalInstabilityError("output must be within float32 (3.4e38); rescale value, or give float64")
+        return output, kept, totals
+
+    def _project(self, batch: Batch, held: Parameters) -> Batch:
+        """Return the batch of the projected queries, keys and values."""
+        if held:
+            with np.errstate(over="ignore", invalid="ignore"):
+                made = _projections(batch, held, batch.query.dtype)
+            if not all(np.isfinite(array).all() for array in made if array is not None):
+                batch.require_finite()
+                made = _projections(batch, held, np.float64)
+            batch = replace(batch, query=made[0], key=made[1], value=made[2])
+        if batch.query.shape[-1] % self.num_heads:
+            heads_divide(batch.query.shape[-1], self.num_heads)
+        if batch.value is not None and batch.value.shape[-1] % self.num_heads:
+            heads_divide(batch.value.shape[-1], self.num_heads, "Value dimension")
+        return batch
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[ScaledDotProductAttention, Batch]]:
+        """Yield, head by head, an attention and its share of the columns."""
+        head = ScaledDotProductAttention(scale=self.scale)
+
+        def share(array: Float, h: int) -> Float:
+            width = array.shape[-1] // self.num_heads
+            return np.ascontiguousarray(array[..., h * width : (h + 1) * width])
+
+        for h in range(self.num_heads):
+            value = None if batch.value is None else share(batch.value, h)
+            yield head, replace(batch, query=share(batch.query, h), key=share(batch.key, h), value=value)
+
+
+def _projections(batch: Batch, held: Parameters, dtype: npt.DTypeLike) -> tuple[Float, Float, Float | None]:
+    """Return the projected queries, keys and values, all of one dtype; values may have no projection."""
+    value = batch.value
+    if value is not None:
+        value = (
+            _linear(value, held["W_v"], held.get("b_v"), dtype) if "W_v" in held else value.astype(dtype, copy=False)
+        )
+    return (
+        _linear(batch.query, held["W_q"], held.get("b_q"), dtype),
+        _linear(batch.key, held["W_k"], held.get("b_k"), dtype),
+        value,
+    )
+
+
+def _linear(
+    rows: Float, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None, dtype: npt.DTypeLike
+) -> Float:
+    """Return rows W^T + b."""
+    out: Float = rows.astype(dtype, copy=False) @ weight.T.astype(dtype, copy=False)
+    if bias is not None:
+        out += bias
+    return out
