@@ -1,6 +1,7 @@
 """Measure attention: time and memory of a call of every type, and the figures that a reference table asks for."""
 
 import math
+import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import InvalidConfigError
 from attnbridge.functional import attention, attention_score
-from attnbridge.integrations.timing import interleaved, medians
+from attnbridge.integrations.timing import medians
 from attnbridge.progress import progress_bar
 from attnbridge.scoring import REGISTRY, resolve
 from attnbridge.validation import as_count
@@ -22,10 +23,10 @@ from attnbridge.validation import as_count
 Array = npt.NDArray[Any]
 Call = Callable[[], object]
 
-# Calls before any is timed: kernels are compiled or loaded, buffers are there, the processor is awake.
-_WARM = 3
+# Calls that are timed in a row, in turns with those of the others, so that what disturbs one disturbs all; and calls
+# before them: kernels are compiled, data is where the processor finds it.
+_BURST, _WARM = 20, 3
 
-# Iterations of the slow peer of the reference table, a loop in Python, and of the table by default.
 ITERATIONS = 200
 
 
@@ -147,7 +148,7 @@ def _peers(query: Array, key: Array, value: Array) -> dict[str, Call]:
 
 
 def measured(calls: Mapping[str, Call], iterations: int, progress: bool = False) -> list[Measured]:
-    """Return what each call took, all in turns; those named numpy and torch are what the others are held against.
+    """Return what each call took, in turns of several; those named numpy and torch the others are held against.
 
     Parameters
     ----------
@@ -165,12 +166,13 @@ def measured(calls: Mapping[str, Call], iterations: int, progress: bool = False)
     >>> measured({"sum": lambda: sum(range(100))}, iterations=3)[0].name
     'sum'
     """
-    for call in calls.values():
-        for _ in range(_WARM):
-            call()
-    runs = {name: lambda number, call=call: call() for name, call in calls.items()}
-    with progress_bar((iterations + 1) * len(calls), "measuring", progress) as advance:
-        seconds = interleaved(runs, iterations, advance)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    with progress_bar(iterations * len(calls), "measuring", progress) as advance:
+        for done in range(0, iterations, _BURST):
+            count = min(_BURST, iterations - done)
+            for name, call in calls.items():
+                seconds[name] += _burst(call, count)
+                advance(count)
     typical = medians(seconds)
     return [
         Measured(
@@ -183,6 +185,18 @@ def measured(calls: Mapping[str, Call], iterations: int, progress: bool = False)
         )
         for name, taken in seconds.items()
     ]
+
+
+def _burst(call: Call, count: int) -> list[float]:
+    """Return the seconds of so many calls in a row, after some that do not count."""
+    taken = []
+    for _ in range(_WARM):
+        call()
+    for _ in range(count):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return taken
 
 
 def peak_bytes(call: Call) -> int:
@@ -297,8 +311,10 @@ def microseconds(seconds: float) -> str:
     --------
     >>> from attnbridge.integrations.attention_bench import microseconds
     >>> microseconds(6.14e-6), microseconds(0.0021)
-    ('6.1 us', '2.1 ms')
+    ('6.14 us', '2.1 ms')
     """
+    if seconds >= 1.0:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
 

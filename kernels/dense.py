@@ -295,12 +295,12 @@ def attend_many(
             changed = _highest(logits, w, limit, state[1])
             if changed:
                 _repair(logits, query, key, which[p], heads, h, i, n, t, w, scale, limit, bottom)
-            if t < i + n - 1 - left or t + w - 1 > i + right:
-                changed = True
-                _cut(logits, w, t - i - right, t - i + left)
             if masked:
                 changed = True
                 _mask(logits, allowed, added, which[p, 3], i, n, t, w, bottom)
+            if t < i + n - 1 - left or t + w - 1 > i + right:
+                changed = True
+                _cut(logits, w, t - i - right, t - i + left)
             if changed:
                 _highest(logits, w, limit, state[1])
             if weights.size > 0:

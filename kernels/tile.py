@@ -77,10 +77,10 @@ def row_dots(x: Any, a: Any, start: Any, row_step: Any, rows: Any, out: Any) -> 
     x : (d,)
     a : array, C-contiguous; indices are of all its elements in order
     start, row_step, rows : int
-    out : (rows,), rounded up to a multiple of LANES; those beyond are overwritten
+    out : array, C-contiguous, `rows` elements rounded up to a multiple of LANES; those beyond are overwritten
     """
     places = start + np.arange(rows)[:, None] * row_step + np.arange(x.size)
-    out[:rows] = a.reshape(-1)[places] @ x
+    out.reshape(-1)[:rows] = a.reshape(-1)[places] @ x
 
 
 def weighted_rows(weights: Any, rows: Any, a: Any, start: Any, row_step: Any, out: Any) -> None:
@@ -88,14 +88,15 @@ def weighted_rows(weights: Any, rows: Any, a: Any, start: Any, row_step: Any, ou
 
     Parameters
     ----------
-    weights : (rows or more,)
+    weights : array, C-contiguous, of `rows` elements or more
     rows : int
+        At least 1.
     a : array, C-contiguous; indices are of all its elements in order
     start, row_step : int
     out : (d,)
     """
     places = start + np.arange(rows)[:, None] * row_step + np.arange(out.size)
-    out[:] = weights[:rows] @ a.reshape(-1)[places]
+    out[:] = weights.reshape(-1)[:rows] @ a.reshape(-1)[places]
 
 
 if not numba.config.DISABLE_JIT:

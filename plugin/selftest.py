@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import functional, reference
+from attnbridge.manifolds import EuclideanSpace, SphericalSpace
 from attnbridge.masks import SparseMask
 from attnbridge.mechanisms import (
     Attention,
     CrossAttention,
     FlashAttention,
+    GeometricAttention,
     MultiHeadAttention,
     SlidingWindowAttention,
     SparseAttention,
@@ -378,12 +380,30 @@ def _all() -> Iterator[Check]:
         yield Check(setting.suite, f"{setting}, weights sum to 1", partial(_sums, setting))
         yield Check(setting.suite, f"{setting}, later keys unseen", partial(_causal, setting), 0.0)
 
+    yield Check("geometric", "SphericalSpace, GeometricAttention", partial(_space, SphericalSpace(2.0)))
+    yield Check("geometric", "EuclideanSpace, GeometricAttention", partial(_space, EuclideanSpace()))
     for late in LATE:
         yield Check(late.suite, f"{late}, tokens", partial(_late, late, np.float32))
         yield Check(late.suite, f"{late}, tokens, float64", partial(_late, late, np.float64), LIMIT64)
     for layer in (MultiHeadAttention(21, 3, seed=1), CrossAttention(14, 2, kdim=5, vdim=3, bias=False, seed=2)):
         for kind in ("none", "bool", "float"):
             yield Check("multihead", f"{layer}, mask {kind}", partial(_layer, layer, kind))
+
+
+def _space(space: SphericalSpace | EuclideanSpace) -> float:
+    """Return the worst error of attention over a space, within a radius."""
+    rng = np.random.default_rng(6)
+    rows = rng.standard_normal((18, 5))
+    if isinstance(space, SphericalSpace):
+        rows *= space.radius / np.linalg.norm(rows, axis=1, keepdims=True)
+        distance = space.radius * np.arccos(np.clip(rows[:7] @ rows[7:].T / space.radius**2, -1.0, 1.0))
+    else:
+        distance = np.linalg.norm(rows[:7, None] - rows[7:], axis=-1)
+    reach = float(np.median(distance))
+    own = GeometricAttention(space, temperature=0.5, radius=reach)
+    want = reference.spread(-distance / 0.5, rows[7:], np.where(distance <= reach, 0.0, -np.inf))
+    output, weights = whole(own, rows[:7], rows[7:], rows[7:])
+    return max(weight_error(weights, want.weights), output_error(output, want.output))
 
 
 def _late(setting: Setting, dtype: Any) -> float:

@@ -6,11 +6,13 @@ arguments and compares all of them, so that an input that was written to shows a
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from attnbridge import kernels
+from attnbridge.kernels.tile import LANES
 from attnbridge.reference import TYPES as TYPES  # that of the attention types is installed, for `attnbridge test`
 from attnbridge.reference import truth as truth
 
@@ -142,6 +144,56 @@ def attend_pairs(
         weights[rows[seen], indices[seen]] = shares[rows[seen], indices[seen]]
     out[:] = shares @ as_float64(values)
     return -1
+
+
+def attend(
+    lanes: int,
+    query: Array,
+    key: Array,
+    value: Array,
+    which: Array,
+    heads: int,
+    scale: float,
+    left: int,
+    right: int,
+    allowed: Array,
+    added: Array,
+    block: int,
+    rate: float,
+    draw: int,
+    first: int,
+    stop: int,
+    out: Array,
+    total: Array,
+    weights: Array,
+) -> int:
+    """Fill out, total and weights by way of the whole matrix, for some groups of `lanes` queries."""
+    queries, keys, dim, width = query.shape[1], key.shape[1], query.shape[2] // heads, value.shape[2] // heads
+    groups = -(-queries // lanes)
+    i, j = np.arange(queries)[:, None], np.arange(keys)
+    for p, (q, k, v, m) in enumerate(which):
+        for h in range(heads):
+            mine = slice(h * dim, (h + 1) * dim), slice(h * width, (h + 1) * width)
+            logits = query[q, :, mine[0]].astype(np.float64) @ key[k, :, mine[0]].astype(np.float64).T * scale
+            logits[(j < i - left) | (j > i + right)] = -np.inf
+            if allowed.size:
+                logits[~np.broadcast_to(allowed[m], logits.shape)] = -np.inf
+            if added.size:
+                logits = logits + added[m]
+            norms = np.logaddexp.reduce(logits, axis=1, initial=-np.inf)
+            shares = np.exp(logits - np.where(norms == -np.inf, 0.0, norms)[:, None])
+            if rate:
+                drop(shares, rate, draw, p * heads + h, 0, 0)
+            means = shares @ value[v, :, mine[1]].astype(np.float64)
+            for group in range(groups):
+                if first <= (p * heads + h) * groups + group < stop:
+                    rows = slice(group * lanes, (group + 1) * lanes)
+                    out[p, rows, mine[1]] = means[rows]
+                    if total.size:
+                        total[p, h, rows] = norms[rows]
+                    if weights.size:
+                        weights[p, h, rows] = shares[rows]
+    return 0
 
 
 def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Array, lengths: Array, out: Array) -> None:
@@ -538,6 +590,31 @@ def _attend_pairs(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return queries, keys, values, indptr, indices, *rest, out, weights, np.full(case.b, np.nan)
 
 
+def _attend(rng: np.random.Generator, case: Case, lanes: int) -> tuple[Any, ...]:
+    """Two problems of two heads over one block of keys; or, `gathered`, a part of it with all there is."""
+    queries, heads, kind = 37 if case.n < 50 else 3, 2, _precision(case)
+    query = rng.standard_normal((2, queries, heads * case.d)).astype(kind)
+    keys = rng.standard_normal((1, case.n, heads * case.d)).astype(kind)
+    values = rng.standard_normal((2, case.n, heads * case.b)).astype(kind)
+    if case.n >= 4:
+        keys[0, 1], keys[0, 2] = 0.0, keys[0, 0]
+    which = np.array([[0, 0, 1, 1], [1, 0, 0, 0]])
+    allowed, added = np.empty((0, 0, 0), np.bool_), np.empty((0, 0, 0), kind)
+    left, right, rate, first, weights = 2 * case.n, 2 * case.n, 0.0, 0, np.empty((0, 0, 0, 0), kind)
+    stop = 2 * heads * -(-queries // lanes)
+    if case.gathered:
+        left, right, rate, first, stop = 2 + case.n // 2, 1 + case.n // 3, 0.3, 1, stop - 1
+        shape = (2, queries if case.d % 2 else 1, case.n if case.d % 3 else 1)
+        if case.d % 4 < 2:
+            allowed = rng.random(shape) < 0.7
+        else:
+            added = np.where(rng.random(shape) < 0.7, rng.standard_normal(shape), -np.inf).astype(kind)
+        weights = np.zeros((2, heads, queries, case.n), kind)
+    results = np.zeros((2, queries, heads * case.b), kind), np.zeros((2, heads, queries)), weights
+    settings = heads, case.d**-0.5, left, right, allowed, added, 5 if case.n < 50 else 300, rate, 7, first, stop
+    return query, keys, values, which, *settings, *results
+
+
 def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     query_tokens = (rng.standard_normal((case.b, case.d)) * _unit(case)).astype(_precision(case))
     cuts = np.sort(rng.integers(0, case.n + 1, case.n // 4))
@@ -680,6 +757,22 @@ KERNELS = {
     "drop": Kernel(kernels.drop, drop, _drop, kinds=("float32", "float64"), gathers=True, float32=True),
     "attend_pairs": Kernel(
         kernels.attend_pairs, attend_pairs, _attend_pairs, kinds=("float32", "float64"), gathers=True, float32=True
+    ),
+    "attend_few": Kernel(
+        kernels.attend_few,
+        partial(attend, 1),
+        partial(_attend, lanes=1),
+        kinds=("float32", "float64"),
+        gathers=True,
+        float32=True,
+    ),
+    "attend_many": Kernel(
+        kernels.attend_many,
+        partial(attend, LANES),
+        partial(_attend, lanes=LANES),
+        kinds=("float32", "float64"),
+        gathers=True,
+        float32=True,
     ),
     "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
     "soft_maxsim": Kernel(kernels.soft_maxsim, soft_maxsim, _soft_maxsim, float32=True),

@@ -87,7 +87,15 @@ def test_kernel_reads_its_inputs_only(name):
         before = copy.deepcopy(args)
         row.kernel(*args)
         outputs = {"rerank": 3, "rerank_poincare": 3, "exact_top_k": 3, "exact_top_k_each": 3, "logsumexp": 0, "dot": 2}
-        outputs = (outputs | {"to_int8": 2, "drop": 7, "attend_pairs": 3, "linear_attention": 2}).get(name, 1)
+        outputs |= {
+            "to_int8": 2,
+            "drop": 7,
+            "attend_pairs": 3,
+            "linear_attention": 2,
+            "attend_few": 3,
+            "attend_many": 3,
+        }
+        outputs = outputs.get(name, 1)
         for got, want in zip(args[: len(args) - outputs], before, strict=False):
             assert got is None if want is None else np.asarray(got).tobytes() == np.asarray(want).tobytes()
 

@@ -727,6 +727,63 @@ REFUSED = [
         "block_size must be a whole number >= 1, got 0",
     ),
     (
+        of(ab.attention_scores, rows(2, 4), rows(3, 4), "sliding"),
+        ab.InvalidConfigError,
+        "sliding needs position=..., the query's place among the keys",
+    ),
+    (
+        of(ab.AttentionVectorBridge, 4, attention="sliding"),
+        ab.InvalidConfigError,
+        "sliding needs position=..., the payload column that holds a row's place, got None",
+    ),
+    (
+        of(ab.attention_scores, rows(2, 4), rows(3, 4), "sliding", position=3),
+        ab.InvalidConfigError,
+        "position must be the place of one of 3 keys, 0 to 2, got 3",
+    ),
+    (
+        of(ab.attention_score, rows(1, 4)[0], rows(1, 4)[0], "sliding", position=0),
+        ab.InvalidConfigError,
+        "attention_type must be pairwise for the score of a pair, got 'sliding', whose logit of a pair depends on the "
+        "other keys; attention_logits gives it among them",
+    ),
+    (of(ab.SlidingWindowAttention, 0), ab.InvalidConfigError, "window must be a whole number >= 1, got 0"),
+    (of(ab.SlidingWindowAttention, -3), ab.InvalidConfigError, "window must be a whole number >= 1, got -3"),
+    (of(ab.FlashAttention, 0), ab.InvalidConfigError, "block_size must be a whole number >= 1, got 0"),
+    (
+        of(ab.FlashAttention().forward, rows(2, 3), rows(2, 3), rows(2, 3), need_weights=True),
+        ab.InvalidConfigError,
+        "need_weights must be False with FlashAttention, which never makes the matrix of weights; its weights() does, "
+        "or use ScaledDotProductAttention",
+    ),
+    (
+        of(ab.MultiHeadAttention, 768, 5),
+        ab.DimensionMismatchError,
+        "Query dimension 768 must be divisible by num_heads 5; 4 would do",
+    ),
+    (of(ab.LinearAttention, eps=-1.0), ab.InvalidConfigError, "eps must be a finite number >= 0, got -1.0"),
+    (
+        of(ab.attention, rows(1, 4) / 9, rows(3, 4) / 9, rows(3, 4), "poincare", values="manifold"),
+        ab.InvalidInputError,
+        "values must lie inside the ball of radius 1 (curvature -1): row 0 has length 2; map='expmap0' takes tangent "
+        "vectors into it, HyperbolicSpace.project moves points back inside",
+    ),
+    (
+        of(ab.attention_scores, rows(1, 4), [rows(2, 4), rows(1, 3)], "cross"),
+        ab.DimensionMismatchError,
+        "keys must have one dimension: keys[0] has 4, keys[1] has 3",
+    ),
+    (
+        of(ab.attention_scores, rows(2, 4), [rows(2, 4), with_nan(3, 4, 2)], "cross"),
+        ab.InvalidInputError,
+        "keys[1] must be finite: row 2, column 3 is nan; drop it, or replace it with np.nan_to_num",
+    ),
+    (
+        of(ab.attention_scores, rows(1, 4), rows(3, 4), "moe", top_k=5),
+        ab.InvalidConfigError,
+        "top_k must be at most the number of experts, 3, got 5",
+    ),
+    (
         of(ab.SparseAttention, top_k=0),
         ab.InvalidConfigError,
         "top_k must be a whole number >= 1, got 0",

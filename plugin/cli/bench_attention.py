@@ -46,8 +46,8 @@ def attention(
     """Time a call of attention of each type, on random float32 vectors.
 
     numpy and torch (where it is installed) compute plain softmax attention over the same arrays; a figure in their
-    columns says how many times as fast a type is. All take turns. Memory is what numpy and Python hold at most during
-    a call; what a kernel asks of the system itself does not show.
+    columns says how many times as fast a type is. They take turns, several calls at a time. Memory is what numpy and
+    Python hold at most during a call; what a kernel asks of the system itself does not show.
     """
     require_folder(json_file, "--json")
     from attnbridge.integrations.attention_bench import bench_attention
@@ -73,7 +73,7 @@ def _show_types(found: "list[Measured]") -> None:
             f"{row.p95 * 1e6:,.1f}",
             f"{row.calls_per_second:,.0f}",
             f"{row.peak_bytes / 1e3:,.1f}",
-            *(f"{ratios[peer]:.2f}" for peer in peers),
+            *(f"{ratios[peer]:.3f}" for peer in peers),
         )
     print_table(made)
 
