@@ -118,7 +118,7 @@ def attend_plain(
         fits = value.shape[:-1] == key.shape[:-1] and query.shape[:-2] == key.shape[:-2] and query.shape[-1] == dim
     else:
         return None
-    if not fits or not 0 < count <= max_keys or dim % heads or width % heads:
+    if not fits or not dim or not 0 < count <= max_keys or dim % heads or width % heads:
         return None
     few = queries <= FEW
     lanes = 1 if few else LANES
