@@ -398,9 +398,9 @@ def test_limits_of_a_config(cls, rng):
     with pytest.raises(ab.DimensionMismatchError, match="query must have dimension d_model = 4, got 3"):
         mechanism.forward(x[:, :3], x[:, :3], x)
     long = np.ones((6, 4), np.float32)
-    with pytest.raises(ab.InputTooLargeError, match="query must have at most max_seq_len = 5 rows, got 6"):
+    with pytest.raises(ab.InputTooLargeError, match="query must be at most max_seq_len = 5 long, got 6"):
         mechanism.forward(long, x, x)
-    with pytest.raises(ab.InputTooLargeError, match="key must have at most max_seq_len = 5 rows, got 6"):
+    with pytest.raises(ab.InputTooLargeError, match="key must be at most max_seq_len = 5 long, got 6"):
         mechanism.weights(x, long)
 
 

@@ -390,8 +390,8 @@ def test_bad_options(options, message):
         (((3, 8), (3, 6), (3, 6)), "query must have dimension d_model = 6, got 8"),
         (((3, 6), (3, 6), (3, 6)), "key must have dimension kdim = 4, got 6"),
         (((3, 6), (3, 4), (3, 6)), "value must have dimension vdim = 5, got 6"),
-        (((9, 6), (3, 4), (3, 5)), "query must be at most max_seq_len = 7 rows, got 9"),
-        (((3, 6), (9, 4), (9, 5)), "key must be at most max_seq_len = 7 rows, got 9"),
+        (((9, 6), (3, 4), (3, 5)), "query must be at most max_seq_len = 7 long, got 9"),
+        (((3, 6), (9, 4), (9, 5)), "key must be at most max_seq_len = 7 long, got 9"),
         (((3, 6), (3, 4), (2, 5)), "value must have a row for each of 3 keys, got 2"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.errors import DimensionMismatchError, InvalidInputError
+from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
 from attnbridge.masks import Mask, as_attention_mask
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Keys
@@ -183,10 +183,10 @@ class Batch:
             queries, keys = logits.shape[1:]
             logits[:, np.arange(keys) > np.arange(queries)[:, None]] = -np.inf
 
-    def restore(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return (P, L, ...) in the caller's shape: (..., L, ...), without L where one query was given."""
+    def restore(self, array: npt.NDArray[Any], axis: int = 1) -> npt.NDArray[Any]:
+        """Return (P, L, ...) in the caller's shape: (..., L, ...), without L, which is at `axis`, for one query."""
         whole = array.reshape(*self.lead, *array.shape[1:])
-        return np.squeeze(whole, axis=len(self.lead)) if self.single else whole
+        return np.squeeze(whole, axis=len(self.lead) + axis - 1) if self.single else whole
 
     def problems(self) -> tuple[Float, Float, Float]:
         """Return query, key and value with all leading axes: (..., L, d), (..., S, d), (..., S, dv)."""
@@ -245,6 +245,17 @@ def require_finite_rows(array: npt.NDArray[Any], name: str) -> None:
         return
     for block, rows in enumerate(array):
         require_finite(rows, f"{name}[{block}]")
+
+
+def limit_length(batch: Batch, most: int | None) -> None:
+    """Refuse more queries or keys than a sequence may have."""
+    if most is None:
+        return
+    for name, length in zip(batch.names, batch.shape[1:], strict=False):
+        if length > most:
+            raise InputTooLargeError(
+                f"{name} must be at most max_seq_len = {most} long, got {length}; raise max_seq_len, or cut it"
+            )
 
 
 class Attention(ABC):
@@ -329,7 +340,7 @@ class Attention(ABC):
             assert total is not None
             assert batch.value is not None
             context = AttentionContext(
-                *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=batch.restore(total)
+                *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=batch.restore(total, total.ndim - 1)
             )
         return AttentionOutput(batch.restore(output), None if weights is None else batch.restore(weights), context)
 

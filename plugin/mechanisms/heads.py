@@ -59,7 +59,7 @@ class Heads(Attention):
         seed: int | None = None,
     ) -> Attended:
         output, heads, total = self._attend_heads(batch, need_weights, training, seed)
-        return Attended(output, None if heads is None else heads.mean(axis=1, dtype=np.float64), total)
+        return Attended(output, None if heads is None else mean_over_heads(heads), total)
 
     def _attend_heads(
         self, batch: Batch, need_weights: bool, training: bool, seed: int | None
@@ -116,6 +116,12 @@ class Heads(Attention):
         for h in range(self.num_heads):
             value = None if batch.value is None else share(batch.value, h)
             yield head, replace(batch, query=share(batch.query, h), key=share(batch.key, h), value=value)
+
+
+def mean_over_heads(weights: Float) -> Float:
+    """Return the mean of weights (P, H, L, S) in their precision."""
+    mean: Float = weights.mean(axis=1, dtype=np.float64).astype(weights.dtype, copy=False)
+    return mean
 
 
 def _projections(batch: Batch, held: Parameters, dtype: npt.DTypeLike) -> tuple[Float, Float, Float | None]:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.config import AttentionConfig
-from attnbridge.errors import InputTooLargeError, InvalidConfigError, InvalidInputError
+from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.masks import DenseMask
-from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention
+from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, gathered, optional, positive
 from attnbridge.metric import Keys, squares
 from attnbridge.validation import as_bool, as_choice, as_count, as_number
@@ -327,14 +327,3 @@ def _key_mask(batch: Batch) -> npt.NDArray[np.bool_] | None:
         return None
     rows = data[..., 0, :] if data.ndim > 1 else data
     return np.broadcast_to(rows, (*batch.lead, count)).reshape(problems, count).copy()
-
-
-def limit_length(batch: Batch, most: int | None) -> None:
-    """Refuse more queries or keys than a sequence may have."""
-    if most is None:
-        return
-    for name, length in zip(batch.names, batch.shape[1:], strict=False):
-        if length > most:
-            raise InputTooLargeError(
-                f"{name} must be at most max_seq_len = {most} long, got {length}; raise max_seq_len, or cut it"
-            )

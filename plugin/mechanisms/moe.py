@@ -13,9 +13,9 @@ from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import DenseMask
-from attnbridge.mechanisms.base import Attended, Attention, Batch
+from attnbridge.mechanisms.base import Attended, Attention, Batch, limit_length
 from attnbridge.mechanisms.graph import GraphAttention
-from attnbridge.mechanisms.linear import LinearAttention, limit_length
+from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_count, as_floats, as_number, require_finite

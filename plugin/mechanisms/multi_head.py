@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.config import AttentionConfig, as_dropout, heads_divide
-from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError, InvalidInputError
-from attnbridge.mechanisms.base import AttentionContext, AttentionOutput, Batch
+from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
+from attnbridge.mechanisms.base import AttentionContext, AttentionOutput, Batch, limit_length
 from attnbridge.mechanisms.head_logits import (
     BIASES,
     MATRICES,
@@ -21,7 +21,7 @@ from attnbridge.mechanisms.head_logits import (
     require_fit,
     scale_of,
 )
-from attnbridge.mechanisms.heads import Heads
+from attnbridge.mechanisms.heads import Heads, mean_over_heads
 from attnbridge.mechanisms.row import AttentionType, Option, Options, optional, positive
 from attnbridge.validation import Float, as_bool, as_choice, as_count
 
@@ -356,11 +356,11 @@ class MultiHeadAttention(Heads):
         output, heads, totals = self._attend_heads(batch, need_weights, as_bool(training, "training"), seed)
         weights = context = None
         if heads is not None:
-            weights = batch.restore(heads.mean(axis=1)) if average else _restored(batch, heads)
+            weights = batch.restore(mean_over_heads(heads)) if average else batch.restore(heads, 2)
             weights = weights.astype(batch.key.dtype, copy=False)
         if need_context:
             context = AttentionContext(
-                *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=_restored(batch, totals)
+                *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=batch.restore(totals, 2)
             )
         return AttentionOutput(batch.restore(output), weights, context)
 
@@ -370,12 +370,7 @@ class MultiHeadAttention(Heads):
         self._require_dim(batch.names[1], batch.key, "kdim")
         if batch.value is not None and self.projections:
             self._require_dim(batch.names[2], batch.value, "vdim")
-        if self.max_seq_len is not None:
-            for name, array in ((batch.names[0], batch.query), (batch.names[1], batch.key)):
-                if array.shape[1] > self.max_seq_len:
-                    raise InputTooLargeError(
-                        f"{name} must be at most max_seq_len = {self.max_seq_len} rows, got {array.shape[1]}"
-                    )
+        limit_length(batch, self.max_seq_len)
         return batch
 
     def _require_dim(self, name: str, array: Float, setting: str) -> None:
@@ -399,9 +394,3 @@ def _named_parameters(
         if held[name].shape != shape:
             raise DimensionMismatchError(f"parameters[{name!r}] must be {shape}, got shape {held[name].shape}")
     return held
-
-
-def _restored(batch: Batch, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return (P, H, L, ...) in the caller's shape: (..., H, L, ...), without L where one query was given."""
-    whole = array.reshape(*batch.lead, *array.shape[1:])
-    return np.squeeze(whole, axis=len(batch.lead) + 1) if batch.single else whole

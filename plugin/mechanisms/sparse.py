@@ -54,7 +54,13 @@ def _as_mask(value: Any, name: str) -> SparseMask:
             got = ", ".join(map(str, value)) or "nothing"
             raise InvalidMaskError(f"{name} as a mapping must have indptr, indices and shape, got {got}")
         return SparseMask(**value)
-    return SparseMask.from_dense(value)
+    dense = np.asarray(value)
+    if dense.dtype != np.bool_ or dense.ndim != 2:
+        raise InvalidMaskError(
+            f"{name} must be a SparseMask or a boolean matrix (queries, keys), True attends; got {dense.dtype} "
+            f"{dense.shape}"
+        )
+    return SparseMask.from_dense(dense)
 
 
 def _mask_settings(mask: SparseMask) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dropout
-from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError
+from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import SparseMask
-from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention
+from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
 from attnbridge.mechanisms.dense import MANY_BLOCK, attend_dense
 from attnbridge.mechanisms.pairs import attend_sparse
 from attnbridge.mechanisms.row import (
@@ -169,12 +169,7 @@ def check_limits(batch: Batch, d_model: int | None, max_seq_len: int | None) -> 
         raise DimensionMismatchError(
             f"{batch.names[0]} must have dimension d_model = {d_model}, got {batch.query.shape[-1]}"
         )
-    if max_seq_len is not None:
-        for name, length in zip(batch.names, batch.shape[1:], strict=False):
-            if length > max_seq_len:
-                raise InputTooLargeError(
-                    f"{name} must have at most max_seq_len = {max_seq_len} rows, got {length}; raise max_seq_len"
-                )
+    limit_length(batch, max_seq_len)
 
 
 class ScaledDotProductAttention(DenseAttention):
