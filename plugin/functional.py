@@ -234,8 +234,14 @@ def attention(
     >>> ab.attention([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], scale=1.0).round(2)
     array([12.69], dtype=float32)
     """
-    if mask is None and not options and max_keys is MAX_KEYS and attention_type in PLAIN:
-        output = attend_plain(query, keys, values, max_keys=MAX_KEYS)
+    if (
+        mask is None
+        and not options
+        and max_keys is MAX_KEYS
+        and type(attention_type) is str
+        and attention_type in PLAIN
+    ):
+        output = attend_plain(query, keys, values, max_keys=MAX_KEYS, block=PLAIN[attention_type])
         if output is not None:
             return output
     mechanism, batch = _checked(attention_type, options, query, keys, values, mask, max_keys)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import attnbridge as ab
+from attnbridge.kernels.tile import exp_nonpositive_float32
 from attnbridge.mechanisms.base import Batch
 from attnbridge.mechanisms.dense import FEW, attend_dense, attend_plain
+from attnbridge.mechanisms.standard import PLAIN
 from attnbridge.scoring import REGISTRY
 
 MAX32 = float(np.finfo(np.float32).max)
-PLAIN = ab.ScaledDotProductAttention()
+DOT = ab.ScaledDotProductAttention()
 
 
 def truth(q, k, v, *, scale=None, mask=None, left=None, right=None):
@@ -64,14 +66,14 @@ def test_against_float64(rng, queries, keys, dim, width, kind, dtype):
     }.get(kind)
     right = 0 if kind == "causal" else None
     want, weights = truth(q, k, v, mask=mask, right=right)
-    got = PLAIN.forward(q, k, v, mask, kind == "causal", need_weights=True, need_context=True)
+    got = DOT.forward(q, k, v, mask, kind == "causal", need_weights=True, need_context=True)
     tolerance = 1e-5 if dtype == np.float32 else 1e-11
     near(got.output, want, tolerance)
     near(got.weights, weights, tolerance)
     assert got.output.dtype == got.weights.dtype == dtype
-    assert PLAIN.forward(q, k, v, mask, kind == "causal").output.tobytes() == got.output.tobytes()
-    near(PLAIN.weights(q, k, mask, kind == "causal"), weights, tolerance)
-    logits = PLAIN.logits(q, k, mask, kind == "causal")
+    assert DOT.forward(q, k, v, mask, kind == "causal").output.tobytes() == got.output.tobytes()
+    near(DOT.weights(q, k, mask, kind == "causal"), weights, tolerance)
+    logits = DOT.logits(q, k, mask, kind == "causal")
     assert got.context.logsumexp.shape == (queries,)
     np.testing.assert_allclose(got.context.logsumexp, np.logaddexp.reduce(logits, axis=1), rtol=1e-5, atol=1e-5)
 
@@ -112,6 +114,14 @@ def test_heads_side_by_side_are_those_of_each_alone(rng, queries, block):
     )
 
 
+def test_exp_in_float32():
+    x = np.concatenate([np.linspace(-87.0, 0.0, 200_001), -np.geomspace(1e-30, 1.0, 301)]).astype(np.float32)
+    got = np.array([exp_nonpositive_float32(value) for value in x])
+    np.testing.assert_allclose(got, np.exp(x.astype(float)), rtol=3e-7)
+    for below in (-87.5, -1e30, -np.inf):
+        assert exp_nonpositive_float32(np.float32(below)) == 0.0
+
+
 # ---- torch
 
 
@@ -128,7 +138,7 @@ def test_against_torch(rng, queries, kind):
     want = torch.nn.functional.scaled_dot_product_attention(
         *map(torch.from_numpy, (q, k, v)), None if mask is None else torch.from_numpy(mask), is_causal=kind == "causal"
     ).numpy()
-    for mechanism in (PLAIN, ab.FlashAttention(33)):
+    for mechanism in (DOT, ab.FlashAttention(33)):
         near(mechanism.forward(q, k, v, mask, kind == "causal").output, want)
 
 
@@ -139,7 +149,7 @@ def test_against_torch(rng, queries, kind):
 def test_a_batch_is_the_loop_over_its_slices(rng, queries):
     q, k, v = made(rng, (2, 3, queries, 19), (2, 3, 71, 19), (2, 3, 71, 23))
     whole = ab.attention(q, k, v)
-    careful = PLAIN.forward(q, k, v, np.ones((queries, 71), bool)).output
+    careful = DOT.forward(q, k, v, np.ones((queries, 71), bool)).output
     for b in np.ndindex(2, 3):
         assert whole[b].tobytes() == ab.attention(q[b], k[b], v[b]).tobytes()
         assert careful[b].tobytes() == whole[b].tobytes()
@@ -164,7 +174,7 @@ def test_the_same_bits_on_any_number_of_threads(rng, monkeypatch):
     results = set()
     for threads in ("1", "2", "5"):
         monkeypatch.setenv("ATTNBRIDGE_NUM_THREADS", threads)
-        results.add(PLAIN.forward(q, k, v, mask).output.tobytes())
+        results.add(DOT.forward(q, k, v, mask).output.tobytes())
     assert len(results) == 1
 
 
@@ -172,10 +182,12 @@ def test_the_same_bits_on_any_number_of_threads(rng, monkeypatch):
 def test_the_quick_way_has_the_numbers_of_the_careful_one(rng, queries):
     q, k, v = made(rng, (queries, 24), (90, 24), (90, 12))
     quick = attend_plain(q, k, v, max_keys=90)
-    assert quick.tobytes() == PLAIN.forward(q, k, v).output.tobytes()
+    assert quick.tobytes() == DOT.forward(q, k, v).output.tobytes()
     heads = attend_plain(q, k, v, heads=3, scale=0.3, max_keys=90)
     assert heads.tobytes() == attend_dense(Batch.of(q, k, v), heads=3, scale=0.3).output.tobytes()
     assert ab.attention(q[0], k, v).shape == (12,)
+    for name in PLAIN:
+        assert ab.attention(q, k, v, name).tobytes() == ab.attention(q.tolist(), k.tolist(), v.tolist(), name).tobytes()
     quick[:] = 0.0  # the caller's own
     assert ab.attention(q, k, v).any()
 
@@ -209,7 +221,7 @@ def test_the_quick_way_leaves_what_needs_care(rng, change):
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("queries", [1, 4, 40])
-@pytest.mark.parametrize("mechanism", [PLAIN, ab.FlashAttention(causal=True), ab.SlidingWindowAttention(3)], ids=str)
+@pytest.mark.parametrize("mechanism", [DOT, ab.FlashAttention(causal=True), ab.SlidingWindowAttention(3)], ids=str)
 def test_what_is_not_finite_is_refused_by_row(rng, mechanism, queries, place, bad):
     arrays = made(rng, (queries, 7), (90, 7), (90, 5))
     row = (0, 80, 80)[place]
@@ -217,7 +229,7 @@ def test_what_is_not_finite_is_refused_by_row(rng, mechanism, queries, place, ba
     name = ("query", "key", "value")[place]
     with pytest.raises(ab.InvalidInputError, match=rf"{name} must be finite: row {row}, column 3 is {bad}"):
         mechanism.forward(*arrays)
-    if mechanism is PLAIN:
+    if mechanism is DOT:
         name = ("query", "keys", "values")[place]
         with pytest.raises(ab.InvalidInputError, match=f"{name} must be finite"):
             ab.attention(*arrays)
@@ -231,7 +243,7 @@ def test_what_is_not_finite_is_refused_by_row(rng, mechanism, queries, place, ba
 def test_large_logits(rng, queries, scale):
     """Beyond what float32 holds to 1e-5."""
     q, k, v = made(rng, (queries, 31), (500, 31), (500, 3))
-    near(PLAIN.forward(q, k, v).output, truth(q, k, v)[0])
+    near(DOT.forward(q, k, v).output, truth(q, k, v)[0])
     mechanism = ab.ScaledDotProductAttention(scale=scale)
     want, weights = truth(q, k, v, scale=scale)
     got = mechanism.forward(q, k, v, need_weights=True)
@@ -270,8 +282,8 @@ def test_masks_that_add_a_large_number(rng, queries, hidden, dtype):
     with np.errstate(over="ignore"):
         hidden = dtype(hidden)
     some = np.where(np.arange(13) % 3 == 0, hidden, dtype(0.0))
-    near(PLAIN.forward(q, k, v, some).output, truth(q, k, v, mask=some == 0.0)[0])
-    every = PLAIN.forward(q, k, v, np.full(13, hidden)).output
+    near(DOT.forward(q, k, v, some).output, truth(q, k, v, mask=some == 0.0)[0])
+    every = DOT.forward(q, k, v, np.full(13, hidden)).output
     if np.isinf(hidden):
         assert not every.any()
     elif hidden == -1e4:
@@ -284,13 +296,13 @@ def test_masks_that_add_a_large_number(rng, queries, hidden, dtype):
 def test_a_mask_beyond_float64_is_refused(rng):
     q, k = np.array([[1e200, 0.0]] * 9), np.array([[1e108, 0.0]])
     with pytest.raises(ab.InvalidMaskError, match="mask must stay within float64 when added"):
-        PLAIN.forward(q, k, k, np.array([1.7e308]))
+        DOT.forward(q, k, k, np.array([1.7e308]))
 
 
 def test_products_beyond_float64_are_refused():
     q = np.full((9, 2), 1e300)
     with pytest.raises(ab.InvalidInputError, match=r"query and key must have products within float64 \(1.8e308\)"):
-        PLAIN.forward(q, q, q)
+        DOT.forward(q, q, q)
 
 
 def test_a_query_without_keys_has_zero_output(rng):
@@ -298,7 +310,7 @@ def test_a_query_without_keys_has_zero_output(rng):
     mask = np.ones((40, 13), bool)
     mask[[3, 39]] = False
     for rows in (slice(None), slice(2, 5)):
-        got = PLAIN.forward(q[rows], k, v, mask[rows], need_weights=True, need_context=True)
+        got = DOT.forward(q[rows], k, v, mask[rows], need_weights=True, need_context=True)
         empty = ~mask[rows].any(axis=1)
         assert not got.output[empty].any()
         assert not got.weights[empty].any()
@@ -358,7 +370,7 @@ def test_dropout_of_a_row_that_is_done_in_float64(rng):
 def test_flash_equals_scaled_dot(rng, queries, block):
     q, k, v = made(rng, (queries, 17), (301, 17), (301, 5))
     np.testing.assert_allclose(
-        ab.FlashAttention(block).forward(q, k, v).output, PLAIN.forward(q, k, v).output, rtol=1e-5, atol=1e-6
+        ab.FlashAttention(block).forward(q, k, v).output, DOT.forward(q, k, v).output, rtol=1e-5, atol=1e-6
     )
     for name in ("flash_v2", "flash", "flash_attention"):
         np.testing.assert_allclose(
@@ -371,7 +383,7 @@ def test_flash_does_not_make_weights(rng):
     q, k, v = made(rng, (3, 2), (4, 2), (4, 2))
     with pytest.raises(ab.InvalidConfigError, match=r"need_weights must be False with FlashAttention.*its weights\(\)"):
         ab.FlashAttention().forward(q, k, v, need_weights=True)
-    assert ab.FlashAttention().weights(q, k).tobytes() == PLAIN.weights(q, k).tobytes()
+    assert ab.FlashAttention().weights(q, k).tobytes() == DOT.weights(q, k).tobytes()
 
 
 # ---- settings

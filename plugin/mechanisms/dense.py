@@ -96,7 +96,14 @@ def _each_its_own(problems: int) -> npt.NDArray[np.int64]:
 
 
 def attend_plain(
-    query: Any, key: Any, value: Any, *, scale: float | None = None, heads: int = 1, max_keys: int
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    scale: float | None = None,
+    heads: int = 1,
+    max_keys: int,
+    block: int | None = None,
 ) -> Float | None:
     """Return what `attend_dense` does, without mask, for small arrays that need no preparing; None for all others.
 
@@ -138,7 +145,7 @@ def attend_plain(
         queries + count,
         _NO_MASK,
         _NO_FLOATS,
-        _block(queries, count),
+        _block(queries, count) if block is None else min(block, count),
         0.0,
         0,
         0,

@@ -80,8 +80,10 @@ FLASH_V2 = AttentionType(
     require_fit=of_outputs("block_size", MANY_BLOCK),
 )
 
-# Types whose output is that of attend_dense as it stands.
-PLAIN = tuple(name for row in (SCALED_DOT, FLASH_V2) for name in (row.name, *row.aliases))
+# Types whose output is that of attend_dense as it stands, and their keys at a time (None: as it finds best).
+PLAIN: dict[str, int | None] = {
+    name: block for row, block in ((SCALED_DOT, None), (FLASH_V2, MANY_BLOCK)) for name in (row.name, *row.aliases)
+}
 
 
 class DenseAttention(RegisteredAttention):
