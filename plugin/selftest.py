@@ -336,10 +336,18 @@ def whole(mechanism: Attention, q: Any, k: Any, v: Any, **mask: Any) -> tuple[Ar
 
 
 def error_of_class(setting: Setting, q: Any, k: Any, v: Any, want: reference.Truth, **mask: Any) -> float:
-    """Return the worst error of what the mechanism gives: logits, weights and output."""
+    """Return the worst error of what the mechanism gives: logits, weights, output and log-normalisers."""
     mechanism = made(setting, np.shape(q)[-1])
     output, weights = whole(mechanism, q, k, v, **mask)
+    if setting.name != "multi_head":  # each of whose heads has its own
+        context = mechanism.forward(q, k, v, need_context=True, **mask).context
+        assert context is not None
+        total = np.logaddexp.reduce(want.logits, axis=-1)
+        normaliser = logit_error(np.atleast_1d(context.logsumexp), np.atleast_1d(total))
+    else:
+        normaliser = 0.0
     return max(
+        normaliser,
         logit_error(mechanism.logits(q, k, **mask), want.logits),
         weight_error(mechanism.weights(q, k, **mask), want.weights),
         weight_error(weights, want.weights),
