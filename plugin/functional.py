@@ -1,5 +1,6 @@
 """Attention as functions: logits, weights and outputs of any registered type."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
 from attnbridge.mechanisms.base import Attention, Batch
 from attnbridge.mechanisms.dense import attend_plain
+from attnbridge.mechanisms.multi_head import MULTI_HEAD
 from attnbridge.mechanisms.standard import PLAIN
+from attnbridge.metric import Keys
 from attnbridge.scoring import REGISTRY, resolve
 from attnbridge.validation import as_count, as_floats, as_vector
 
@@ -46,6 +49,7 @@ def attention_types() -> list[dict[str, Any]]:
 
 
 _NAMES = ("query", "keys", "values")
+MULTI_HEAD_NAMES = frozenset((MULTI_HEAD.name, *MULTI_HEAD.aliases))
 
 
 def _checked(
@@ -56,6 +60,27 @@ def _checked(
     mechanism = row.mechanism(checked)
     most = as_count(max_keys, "max_keys")
     return mechanism, mechanism._check(query, keys, values, mask, False, names=_NAMES, max_keys=most)
+
+
+def _plainly(
+    attention_type: str, options: dict[str, Any], query: Any, keys: Any, values: Any
+) -> npt.NDArray[np.floating[Any]] | None:
+    """Return the output of a type that has a short way to it, with options that it takes; else None."""
+    heads, block = 1, None
+    if attention_type in PLAIN:
+        block = PLAIN[attention_type]
+        if options and options.keys() != {"scale"}:
+            return None
+    elif attention_type in MULTI_HEAD_NAMES and options.keys() <= {"num_heads", "scale"}:
+        heads = options.get("num_heads", 8)
+        if type(heads) is not int or heads < 1:
+            return None
+    else:
+        return None
+    scale = options.get("scale")
+    if scale is not None and not (type(scale) is float and 0.0 < scale < math.inf):
+        return None
+    return attend_plain(query, keys, values, scale=scale, heads=heads, max_keys=MAX_KEYS, block=block)
 
 
 def attention_logits(
@@ -182,11 +207,17 @@ def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **
             f"attention_type must be pairwise for the score of a pair, got {row.name!r}, whose logit of a pair depends "
             "on the other keys; attention_logits gives it among them"
         )
-    mechanism = row.mechanism(checked)
     if row.token_logits is not None:
+        mechanism = row.mechanism(checked)
         return float(mechanism._masked_logits(mechanism._check(query, [key], None, None, False)).item())
     q = as_vector(query, "query", keep_float64=True)
     k = as_vector(key, "key", keep_float64=True)
+    if row.metric is None and q.dtype == k.dtype and len(q) == len(k):  # without the detours of many
+        logit = np.empty(1)
+        row.logits(q, 0.0, Keys(k[None]), None, checked, logit)
+        if np.isfinite(logit[0]):
+            return float(logit[0])
+    mechanism = row.mechanism(checked)
     return float(mechanism._masked_logits(mechanism._check(q, k[None], None, None, False))[0, 0, 0])
 
 
@@ -234,14 +265,8 @@ def attention(
     >>> ab.attention([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], scale=1.0).round(2)
     array([12.69], dtype=float32)
     """
-    if (
-        mask is None
-        and not options
-        and max_keys is MAX_KEYS
-        and type(attention_type) is str
-        and attention_type in PLAIN
-    ):
-        output = attend_plain(query, keys, values, max_keys=MAX_KEYS, block=PLAIN[attention_type])
+    if mask is None and max_keys is MAX_KEYS and type(attention_type) is str:
+        output = _plainly(attention_type, options, query, keys, values)
         if output is not None:
             return output
     mechanism, batch = _checked(attention_type, options, query, keys, values, mask, max_keys)

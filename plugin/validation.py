@@ -21,6 +21,8 @@ from attnbridge.errors import (
 
 Float = npt.NDArray[np.floating[Any]]
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional package, or say which extra brings it."""
@@ -78,6 +80,8 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
     InvalidInputError
         Not numbers, ragged rows, or a value beyond the range of float32.
     """
+    if type(value) is np.ndarray and value.dtype is _FLOAT32 and value.flags.carray:  # as it is asked for: no detours
+        return value
     if np.ma.is_masked(value):  # np.asarray would let what is under the mask come through
         raise InvalidInputError(f"{name} must have no masked values; fill them with .filled(), or drop their rows")
     try:

@@ -1,5 +1,6 @@
 """What every attention mechanism shares: the shapes it takes, the calls it answers, what it returns."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -151,18 +152,22 @@ class Batch:
                 f"{names[2]} must have a row for each of {k.shape[-2]} keys, got {v.shape[-2]}"
             )
         arrays = [q, k] if v is None else [q, k, v]
-        if any(array.dtype != q.dtype for array in arrays):
+        if any(array.dtype is not q.dtype for array in arrays) and any(array.dtype != q.dtype for array in arrays):
             arrays = [array.astype(np.float64) for array in arrays]
         single = q.ndim == 1
         if single:
             arrays[0] = arrays[0][None]
         lead = _lead([array.shape[:-2] for array in arrays], names)
-        cut = [cut_blocks(array, lead, 2) for array in arrays]
+        which = np.zeros((math.prod(lead), 3), np.int64)
+        for place, array in enumerate(arrays):
+            arrays[place], which[:, place] = cut_blocks(array, lead, 2)
+        if v is None:
+            which[:, 2] = which[:, 1]
         return cls(
-            query=cut[0][0],
-            key=cut[1][0],
-            value=None if v is None else cut[2][0],
-            which=np.stack([cut[0][1], cut[1][1], cut[-1][1]], axis=1),
+            query=arrays[0],
+            key=arrays[1],
+            value=None if v is None else arrays[2],
+            which=which,
             lead=lead,
             single=single,
             mask=None if mask is None else as_attention_mask(mask, (*lead, arrays[0].shape[-2], k.shape[-2])),
@@ -223,6 +228,8 @@ def _array(value: Any, name: str, least: int) -> Float:
 
 
 def _lead(leads: list[tuple[int, ...]], names: Names) -> tuple[int, ...]:
+    if all(lead == leads[0] for lead in leads):
+        return leads[0]
     try:
         return np.broadcast_shapes(*leads)
     except ValueError:
@@ -233,6 +240,8 @@ def _lead(leads: list[tuple[int, ...]], names: Names) -> tuple[int, ...]:
 def cut_blocks(array: npt.NDArray[Any], lead: tuple[int, ...], tail: int) -> tuple[npt.NDArray[Any], Any]:
     """Return (..., *tail axes) as (m, *tail axes), and for each of the prod(lead) problems which of the m is its."""
     own = array.shape[: array.ndim - tail]
+    if not own:
+        return array[None], np.zeros(math.prod(lead), np.int64)
     blocks = array.reshape(-1, *array.shape[array.ndim - tail :])
     numbers = np.arange(len(blocks)).reshape(own)
     return blocks, (numbers if own == lead else np.broadcast_to(numbers, lead)).reshape(-1)
@@ -332,6 +341,10 @@ class Attention(ABC):
         ------
         DimensionMismatchError, InvalidInputError, InvalidConfigError, InvalidMaskError
         """
+        if mask is seed is None and is_causal is need_weights is need_context is training is False:
+            output = self._plainly(query, key, value)
+            if output is not None:
+                return AttentionOutput(output)
         batch = self._check(query, key, value, mask, is_causal)
         need_weights, need_context = as_bool(need_weights, "need_weights"), as_bool(need_context, "need_context")
         output, weights, total = self._attend(batch, need_weights, need_context, as_bool(training, "training"), seed)
@@ -399,6 +412,10 @@ class Attention(ABC):
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
         return f"{type(self).__name__}({settings})"
+
+    def _plainly(self, query: Any, key: Any, value: Any) -> Float | None:
+        """Return the output where there is a short way to it, None where there is not."""
+        return None
 
     # ---- the same on checked inputs, problem by problem
 

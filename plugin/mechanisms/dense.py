@@ -1,5 +1,6 @@
 """Softmax attention over all keys, or a band of them: the kernels' call, and the rows that ask for float64."""
 
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ def attend_plain(
     *,
     scale: float | None = None,
     heads: int = 1,
-    max_keys: int,
+    max_keys: int = sys.maxsize,
     block: int | None = None,
 ) -> Float | None:
     """Return what `attend_dense` does, without mask, for small arrays that need no preparing; None for all others.

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from attnbridge.config import AttentionConfig, as_dropout, heads_divide
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
 from attnbridge.mechanisms.base import AttentionContext, AttentionOutput, Batch, limit_length
+from attnbridge.mechanisms.dense import attend_plain
 from attnbridge.mechanisms.head_logits import (
     BIASES,
     MATRICES,
@@ -347,6 +348,11 @@ class MultiHeadAttention(Heads):
         NumericalInstabilityError
             An output beyond float32.
         """
+        plain = mask is seed is None and is_causal is need_weights is need_context is training is False
+        if plain and not (self.projections or self.causal or self.max_seq_len):
+            output = self._plainly(query, key, value)
+            if output is not None:
+                return AttentionOutput(output)
         for name, given in (("key", key), ("value", value)):
             if given is None:
                 raise InvalidInputError(f"{name} must be given; for self-attention it is the query's array")
@@ -363,6 +369,11 @@ class MultiHeadAttention(Heads):
                 *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=batch.restore(totals, 2)
             )
         return AttentionOutput(batch.restore(output), weights, context)
+
+    def _plainly(self, query: Any, key: Any, value: Any) -> Float | None:
+        if type(query) is not np.ndarray or query.ndim == 0 or query.shape[-1] != self.d_model:
+            return None
+        return attend_plain(query, key, value, scale=self.scale, heads=self.num_heads)
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         batch = super()._check(query, key, value, mask, is_causal, same_dim=self.kdim == self.d_model, **names)

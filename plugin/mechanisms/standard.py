@@ -11,7 +11,7 @@ from attnbridge.config import AttentionConfig, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import SparseMask
 from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
-from attnbridge.mechanisms.dense import MANY_BLOCK, attend_dense
+from attnbridge.mechanisms.dense import MANY_BLOCK, attend_dense, attend_plain
 from attnbridge.mechanisms.pairs import attend_sparse
 from attnbridge.mechanisms.row import (
     AttentionType,
@@ -25,7 +25,7 @@ from attnbridge.mechanisms.row import (
     scale_or_default,
 )
 from attnbridge.metric import Keys
-from attnbridge.validation import as_bool, as_count
+from attnbridge.validation import Float, as_bool, as_count
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
@@ -159,6 +159,12 @@ class DenseAttention(RegisteredAttention):
             return attend_sparse(batch, batch.mask, scale=self.scale, rate=rate, draw=draw, need_weights=need_weights)
         scale = scale_or_default(batch.query.shape[-1], self.scale)
         return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw, **tiling)
+
+    def _plainly(self, query: Any, key: Any, value: Any) -> Float | None:
+        tiling = self._tiling()
+        if self.causal or self.d_model is not None or self.max_seq_len is not None or "left" in tiling:
+            return None
+        return attend_plain(query, key, value, scale=self.scale, **tiling)
 
     def _tiling(self) -> dict[str, Any]:
         """Return what else `attend_dense` is told."""
