@@ -248,10 +248,10 @@ def _mask_blocks(batch: Batch, which: npt.NDArray[np.int64]) -> Masks:
         return Masks(kernel_ready(blocks), _NO_NUMBERS[char])
     with np.errstate(over="ignore"):
         numbers = blocks.astype(batch.key.dtype, copy=False)
-    if blocks.dtype.itemsize > numbers.dtype.itemsize:  # a large number is not -inf, which hides a key
-        numbers = np.where(
-            np.isinf(numbers) & np.isfinite(blocks), np.copysign(numbers.dtype.type(3e38), blocks), numbers
-        )
+    if blocks.dtype.itemsize > numbers.dtype.itemsize:
+        lost = np.isinf(numbers) != np.isinf(blocks)
+        if lost.any():  # a large number is not -inf, which hides a key
+            numbers[lost] = np.copysign(np.finfo(numbers.dtype).max, blocks[lost])
     return Masks(_NO_MASK, kernel_ready(numbers))
 
 
