@@ -21,7 +21,7 @@ from attnbridge.validation import Float, kernel_ready
 FEW = 6
 
 # Keys at a time: their logits, and in tiles their values too, stay in the innermost cache.
-_FEW_BLOCK = 256
+_FEW_BLOCK = 512
 MANY_BLOCK = 64
 
 # Multiply-adds of about a millisecond: less is not shared out, and a chunk is no more.
@@ -95,6 +95,9 @@ def _each_its_own(problems: int) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(problems)[:, None], 4, axis=1)
 
 
+_FIRST = _each_its_own(1)
+
+
 def attend_plain(
     query: Any,
     key: Any,
@@ -138,7 +141,7 @@ def attend_plain(
         query.reshape(problems, queries, dim),
         key.reshape(problems, count, dim),
         value.reshape(problems, count, width),
-        _each_its_own(problems),
+        _FIRST if problems == 1 else _each_its_own(problems),
         heads,
         (dim // heads) ** -0.5 if scale is None else scale,
         queries + count,
