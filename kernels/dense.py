@@ -380,17 +380,24 @@ def _cut(logits: Any, count: Any, ahead: Any, behind: Any) -> None:
 @jit
 def _mask(logits: Any, allowed: Any, added: Any, which: Any, i: Any, n: Any, t: Any, count: Any, bottom: Any) -> None:
     """Mask the logits of n queries from i and of keys from t on."""
+    bools = allowed.size > 0
+    lines, columns = (allowed.shape[1], allowed.shape[2]) if bools else (added.shape[1], added.shape[2])
+    at, width = (t, count) if columns > 1 else (0, 1)
+    lowest, lower = logits.dtype.type(-np.inf), logits.dtype.type(bottom)
     for lane in range(n):
-        if allowed.size > 0:
-            row = allowed[which, min(i + lane, allowed.shape[1] - 1)]
+        line = min(i + lane, lines - 1)
+        if bools:
+            keep = allowed[which, line, at : at + width]
             for j in range(count):
-                if not row[min(t + j, row.size - 1)]:
-                    logits[j, lane] = -np.inf
+                x = logits[j, lane]  # read in any case: a choice of numbers, where a branch would be guessed wrong
+                logits[j, lane] = x if keep[j if width > 1 else 0] else lowest
         else:
-            line = added[which, min(i + lane, added.shape[1] - 1)]
+            more = added[which, line, at : at + width]
             for j in range(count):
-                more = line[min(t + j, line.size - 1)]
-                logits[j, lane] = more if more == -np.inf else max(logits[j, lane] + more, bottom)
+                x = more[j if width > 1 else 0]
+                y = logits[j, lane] + x
+                y = y if y > lower else lower
+                logits[j, lane] = x if x == lowest else y
 
 
 @jit

@@ -50,7 +50,8 @@ def _functions() -> None:
     functional.attention_score(keys[0], keys[1])
     functional.attention_scores(keys[0], keys)
     functional.attention_logits(keys, keys)
-    functional.attention(keys, keys, keys)
+    for rows in (keys, np.eye(40, 8, dtype=np.float32)):  # few queries, and many
+        functional.attention(rows, rows, rows)
     functional.attention_score(keys[0] / 2, keys[1] / 2, "poincare")
 
 

@@ -22,7 +22,7 @@ from attnbridge.validation import Float, kernel_ready
 FEW = 6
 
 # Keys at a time: their logits, and in tiles their values too, stay in the innermost cache.
-_FEW_BLOCK = 256
+_FEW_BLOCK = 512
 MANY_BLOCK = 64
 
 # Multiply-adds of about a millisecond: less is not shared out, and a chunk is no more.
@@ -96,6 +96,9 @@ def _each_its_own(problems: int) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(problems)[:, None], 4, axis=1)
 
 
+_FIRST = _each_its_own(1)
+
+
 def attend_plain(
     query: Any,
     key: Any,
@@ -139,7 +142,7 @@ def attend_plain(
         query.reshape(problems, queries, dim),
         key.reshape(problems, count, dim),
         value.reshape(problems, count, width),
-        _each_its_own(problems),
+        _FIRST if problems == 1 else _each_its_own(problems),
         heads,
         (dim // heads) ** -0.5 if scale is None else scale,
         queries + count,
@@ -249,10 +252,10 @@ def _mask_blocks(batch: Batch, which: npt.NDArray[np.int64]) -> Masks:
         return Masks(kernel_ready(blocks), _NO_NUMBERS[char])
     with np.errstate(over="ignore"):
         numbers = blocks.astype(batch.key.dtype, copy=False)
-    if blocks.dtype.itemsize > numbers.dtype.itemsize:  # a large number is not -inf, which hides a key
-        numbers = np.where(
-            np.isinf(numbers) & np.isfinite(blocks), np.copysign(numbers.dtype.type(3e38), blocks), numbers
-        )
+    if blocks.dtype.itemsize > numbers.dtype.itemsize:
+        lost = np.isinf(numbers) != np.isinf(blocks)
+        if lost.any():  # a large number is not -inf, which hides a key
+            numbers[lost] = np.copysign(np.finfo(numbers.dtype).max, blocks[lost])
     return Masks(_NO_MASK, kernel_ready(numbers))
 
 
