@@ -16,7 +16,7 @@ from attnbridge.kernels._jit import jit
 # A float32 dot product beyond this (after scaling) is redone in float64: a logit's error then stays far below
 # 1e-5, and what overflows float32 comes out finite. The rule looks at one pair alone, so that a pair has the
 # same logit in any company.
-FLOAT32_LIMIT = 24.0
+FLOAT32_LIMIT = 16.0
 
 # Rows ahead of the current ones that are asked into the cache: a gather is bound by memory latency.
 AHEAD = 8

@@ -63,7 +63,7 @@ def _checked(
 
 
 def _plainly(
-    attention_type: str, options: dict[str, Any], query: Any, keys: Any, values: Any
+    attention_type: str, options: dict[str, Any], query: Any, keys: Any, values: Any, max_keys: int
 ) -> npt.NDArray[np.floating[Any]] | None:
     """Return the output of a type that has a short way to it, with options that it takes; else None."""
     heads, block = 1, None
@@ -80,7 +80,7 @@ def _plainly(
     scale = options.get("scale")
     if scale is not None and not (type(scale) is float and 0.0 < scale < math.inf):
         return None
-    return attend_plain(query, keys, values, scale=scale, heads=heads, max_keys=MAX_KEYS, block=block)
+    return attend_plain(query, keys, values, scale=scale, heads=heads, max_keys=max_keys, block=block)
 
 
 def attention_logits(
@@ -265,8 +265,8 @@ def attention(
     >>> ab.attention([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], scale=1.0).round(2)
     array([12.69], dtype=float32)
     """
-    if mask is None and max_keys is MAX_KEYS and type(attention_type) is str:
-        output = _plainly(attention_type, options, query, keys, values)
+    if mask is None and type(max_keys) is int and type(attention_type) is str:
+        output = _plainly(attention_type, options, query, keys, values, max_keys)
         if output is not None:
             return output
     mechanism, batch = _checked(attention_type, options, query, keys, values, mask, max_keys)

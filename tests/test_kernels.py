@@ -238,7 +238,7 @@ def test_softmax_sums_to_one_and_agrees_with_logsumexp(logits):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("largest", [5.0, 20.0, FLOAT32_LIMIT, 50.0, 1000.0])
+@pytest.mark.parametrize("largest", [5.0, 15.0, FLOAT32_LIMIT, 50.0, 1000.0])
 def test_weights_are_within_1e_5_of_float64(largest, kind):
     """Weights below 1e-30 of the largest are let off: there the logit's own rounding is all that one could see."""
     for seed, d in enumerate((7, 31) if SLOW else (2, 7, 31, 128, 384, 1536)):
