@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from attnbridge.kernels._jit import jit
+from attnbridge.kernels._jit import strict_jit
 from attnbridge.kernels.softmax import exp_nonpositive
 
 
-@jit
+@strict_jit
 def _add(key_logs: Any, value: Any, top: Any, mass: Any, sums: Any) -> Any:
     """Add a key to the sums, which are over exp(top): a larger feature raises its top and shrinks what is there."""
     for f in range(key_logs.shape[0]):
@@ -28,7 +28,7 @@ def _add(key_logs: Any, value: Any, top: Any, mass: Any, sums: Any) -> Any:
             sums[f, c] += share * value[c]
 
 
-@jit
+@strict_jit
 def linear_attention(
     query_logs: Any, key_logs: Any, value: Any, attends: Any, causal: Any, out: Any, normalizer: Any
 ) -> Any:
@@ -52,7 +52,8 @@ def linear_attention(
     Notes
     -----
     Each feature's sums are kept relative to the largest of its keys so far: whatever the features' sizes, a
-    denominator cannot underflow.
+    denominator cannot underflow. Compiled strictly: where arrays are less than a vector loop's stride apart in memory, the
+    compiler's check for overlaps takes the scalar loop, which under fastmath adds in another order.
     """
     features = key_logs.shape[1]
     top = np.full(features, -np.inf)
@@ -73,9 +74,10 @@ def linear_attention(
         normalizer[i] = peak
         if peak == -np.inf:
             continue
-        total = 0.0
         for f in range(features):
             shares[f] = exp_nonpositive(query_logs[i, f] + top[f] - peak)
+        total = 0.0
+        for f in range(features):
             total += shares[f] * mass[f]
         for f in range(features):
             share = shares[f] / total

@@ -55,6 +55,36 @@ def match(
     out: Logits,
 ) -> None:
     """Fill `out` (n,) with the MaxSim of each document, hard or soft, times the scale; -inf for one without tokens."""
+    if len(query_tokens) == 1 and len(out):
+        single = lengths == 1
+        if single.any():  # the product of two vectors, whatever the other documents are
+            one = query_tokens[0], float(token_weights[0]) * options["scale"], tokens, starts
+            if single.all():
+                _products(*one, out)
+                return
+            products = np.empty(np.count_nonzero(single))
+            _products(*one[:3], starts[single], products)
+            others = np.empty(len(out) - len(products))
+            _match(query_tokens, token_weights, tokens, starts[~single], lengths[~single], options, others)
+            out[single], out[~single] = products, others
+            return
+    _match(query_tokens, token_weights, tokens, starts, lengths, options, out)
+
+
+def _products(query: Float, scale: float, tokens: npt.NDArray[Any], ids: Ids, out: Logits) -> None:
+    every = len(ids) == len(tokens) and ids[0] == 0 and bool((np.diff(ids) == 1).all())
+    kernels.dot(query, 0.0, tokens, None, None, None if every else ids, scale, out)
+
+
+def _match(
+    query_tokens: Float,
+    token_weights: npt.NDArray[np.float64],
+    tokens: npt.NDArray[Any],
+    starts: Ids,
+    lengths: Ids,
+    options: Options,
+    out: Logits,
+) -> None:
     scale, temperature = options["scale"], options["temperature"]
     largest = _LARGEST_HALF if tokens.dtype == np.uint16 else float(np.abs(tokens).max(initial=0.0))
     if float(np.abs(query_tokens).max()) * largest * query_tokens.shape[1] > _SAFE:
@@ -132,8 +162,9 @@ class _TokenBatch(Batch):
 
     def require_finite(self) -> None:
         """Refuse keys and values that are not finite."""
-        for i, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
-            require_finite(self.key[0, start : start + length], f"{self.names[1]}[{i}]")
+        if not np.isfinite(self.key).all():
+            for i, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
+                require_finite(self.key[0, start : start + length], f"{self.names[1]}[{i}]")
         if self.value is not None:
             require_finite(self.value[0], self.names[2])
 

@@ -10,12 +10,16 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.mechanisms.row import Logits, Options
+from attnbridge.metric import squares
 from attnbridge.validation import as_floats, require_finite
 
 VERSIONS = ("v1", "v2")
 NAMES = {"v1": ("W", "a_q", "a_k"), "v2": ("W", "U", "a")}
 EDGE_NAMES = {"v1": ("V", "a_e"), "v2": ("V",)}
 COSINE_TEMPERATURE, SLOPE = 0.1, 0.2
+
+# Squared lengths between these have lost nothing to underflow or overflow.
+_SQUARES = (1e-280, 1e280)
 
 Wide = npt.NDArray[np.float64]
 
@@ -36,6 +40,22 @@ def _directions(rows: npt.NDArray[Any]) -> Wide:
     return np.asarray(wide / np.where(length > 0.0, length, 1.0))
 
 
+def _inverse_lengths(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Wide]:
+    """Return rows, and factors that make their lengths 1; where squares leave float64, the rows' directions and 1."""
+    squared = squares(rows)
+    if _SQUARES[0] <= squared.min(initial=1.0) and squared.max(initial=1.0) <= _SQUARES[1]:
+        return rows, 1.0 / np.sqrt(squared)
+    strange = ~((squared >= _SQUARES[0]) & (squared <= _SQUARES[1]))
+    rows = rows.copy()
+    rows[strange] = _directions(rows[strange])
+    squared[strange] = 1.0
+    return rows, 1.0 / np.sqrt(squared)
+
+
+def _scaled(rows: npt.NDArray[Any], factors: Wide) -> Wide:
+    return np.asarray(rows * factors[:, None], np.float64)
+
+
 class Cosine:
     """cos(q, k) / temperature."""
 
@@ -43,14 +63,19 @@ class Cosine:
         self.temperature = temperature
 
     def queries(self, rows: npt.NDArray[Any]) -> Wide:
-        """Return what `logits` takes of queries, and of keys."""
-        return _directions(rows)
+        """Return what `logits` takes of queries: their directions."""
+        return _scaled(*_inverse_lengths(rows))
 
-    keys = queries
+    def keys(self, rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Wide]:
+        """Return what `logits` takes of keys: them, and a factor for each."""
+        return _inverse_lengths(rows)
 
-    def logits(self, query: Wide, keys: Wide, edges: npt.NDArray[Any] | None, out: Logits) -> None:
-        """Fill out (S,) from a query's and the keys' directions; without parameters edges have no features."""
-        kernels.dot(query, 0.0, keys, None, None, None, 1.0 / self.temperature, out)
+    def logits(
+        self, query: Wide, keys: tuple[npt.NDArray[Any], Wide], edges: npt.NDArray[Any] | None, out: Logits
+    ) -> None:
+        """Fill out (S,) from a query's direction and the keys; without parameters edges have no features."""
+        rows, factors = keys
+        kernels.dot(query, 0.0, rows, factors, None, None, 1.0 / self.temperature, out)
 
 
 class Network:
