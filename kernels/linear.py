@@ -10,6 +10,24 @@ from attnbridge.kernels.softmax import exp_nonpositive
 
 
 @strict_jit
+def elu_features(rows: Any, factor: Any, out: Any) -> Any:
+    """Write out[i, j] = elu(factor * rows[i, j]) + 1: exp(x) for x < 0, x + 1 otherwise.
+
+    Katharopoulos et al. 2020, equation 7.
+
+    Parameters
+    ----------
+    rows : (n, d) float32 or float64
+    factor : float
+    out : (n, d) float64
+    """
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            x = np.float64(rows[i, j]) * factor
+            out[i, j] = exp_nonpositive(min(x, 0.0)) + max(x, 0.0)
+
+
+@strict_jit
 def _add(key_logs: Any, value: Any, top: Any, mass: Any, sums: Any) -> Any:
     """Add a key to the sums, which are over exp(top): a larger feature raises its top and shrinks what is there."""
     for f in range(key_logs.shape[0]):

@@ -521,7 +521,11 @@ BAD = [
     (lambda: ab.SparseAttention(scale=0), ab.InvalidConfigError, "scale must be a finite number > 0, got 0"),
     (lambda: ab.SparseAttention(dropout=1.0), ab.InvalidConfigError, r"dropout must be in \[0, 1\), got 1.0"),
     (lambda: ab.SparseAttention(causal=1), ab.InvalidConfigError, "causal must be True or False, got 1"),
-    (lambda: ab.SparseAttention("mask", mask=[[1, 0]]), ab.InvalidMaskError, "mask must be a SparseMask or a boolean matrix"),
+    (
+        lambda: ab.SparseAttention("mask", mask=[[1, 0]]),
+        ab.InvalidMaskError,
+        "mask must be a SparseMask or a boolean matrix",
+    ),
     (
         lambda: ab.SparseAttention("mask", mask={"rows": [0]}),
         ab.InvalidMaskError,
