@@ -70,8 +70,8 @@ def linear_attention(
     Notes
     -----
     Each feature's sums are kept relative to the largest of its keys so far: whatever the features' sizes, a
-    denominator cannot underflow. Compiled strictly: where arrays are less than a vector loop's stride apart in memory, the
-    compiler's check for overlaps takes the scalar loop, which under fastmath adds in another order.
+    denominator cannot underflow. Compiled strictly: where arrays lie less than a vector loop's stride apart, the
+    compiler's check for overlaps takes the scalar loop, and fastmath's sums would depend on the allocator.
     """
     features = key_logs.shape[1]
     top = np.full(features, -np.inf)

@@ -173,6 +173,38 @@ def test_products_below_float64_are_summed_in_logarithms():
     np.testing.assert_allclose(ab.LinearAttention().weights(q, k), [0.0, 1.0], atol=1e-12)
 
 
+@pytest.mark.parametrize("queries", [5, 13])
+def test_extreme_rows_among_plain_ones(rng, queries):
+    """Plain features and logarithms agree, and a pair has the same logit whatever rows are beside it."""
+    q, k, v = inputs(rng, queries, 11, 7, 3, np.float64)
+    q[1, 0], q[2, 1], k[3, 2], k[4, 0] = -1e3, 1e200, 1e150, -700.0
+    got = ab.LinearAttention().logits(q, k)
+    _, options = resolve("linear", {})
+    logs = [log_features(rows, options, "rows") for rows in (q, k)]
+    np.testing.assert_allclose(got, np.logaddexp.reduce(logs[0][:, None] + logs[1], axis=2), rtol=1e-12, atol=1e-12)
+    for i, j in itertools.product(range(queries), range(11)):
+        assert ab.attention_score(q[i], k[j], "linear") == got[i, j]
+    weights = ab.LinearAttention().weights(q, k)
+    np.testing.assert_allclose(ab.LinearAttention().forward(q, k, v).output, weights @ v, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [5, 19])
+def test_sums_do_not_depend_on_where_arrays_lie(rng, dim):
+    """Arrays as close in memory as an allocator puts small ones, and farther apart."""
+    given = [np.abs(rng.standard_normal((n, width))) for n, width in ((2, dim), (3, dim), (3, 7))]
+    results = set()
+    for gap in range(40):
+        memory, at, arrays = np.zeros(1000), 0, []
+        for array in given:
+            arrays.append(memory[at : at + array.size].reshape(array.shape))
+            arrays[-1][:] = array
+            at += array.size + gap
+        out, total = memory[at : at + 14].reshape(2, 7), memory[at + 14 + gap : at + 16 + gap]
+        kernels.linear_attention(*arrays, np.ones(3, np.bool_), False, out, total)
+        results.add(out.tobytes() + total.tobytes())
+    assert len(results) == 1
+
+
 # ---- FAVOR+
 
 

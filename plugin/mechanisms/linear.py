@@ -31,9 +31,6 @@ _PLAIN = (-300.0, 1e120)
 # Up to so many queries go pair by pair: the sums cost as much as dozens of them.
 _FEW = 8
 
-# Rows of features at a time.
-_BLOCK = 2048
-
 
 @lru_cache(maxsize=8)
 def orthogonal_directions(dim: int, num_features: int, seed: int) -> npt.NDArray[np.float64]:
@@ -138,41 +135,6 @@ def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, o
     rows = gathered(keys, ids)
     if len(rows):
         _fill(query[None], rows, options, ("query", "keys"), out[None])
-
-
-def _sum_up(
-    queries: Features,
-    keys: Features,
-    value: Rows,
-    attends: npt.NDArray[np.bool_],
-    out: Logits,
-    total: npt.NDArray[np.float64],
-) -> None:
-    """Do what `kernels.linear_attention` does for queries that all see the same keys: two matrix products, in blocks.
-
-    Features are relative to the largest that a key has of each.
-    """
-    if not attends.all():
-        keys, value = keys[attends], value[attends]
-    if not len(keys):
-        out[:], total[:] = 0.0, -np.inf
-        return
-    top = keys.max(axis=0)
-    mass, sums = np.zeros(len(top)), np.zeros((len(top), value.shape[1]))
-    for start in range(0, len(keys), _BLOCK):
-        shares = np.exp(keys[start : start + _BLOCK] - top)
-        mass += shares.sum(axis=0)
-        sums += shares.T @ value[start : start + _BLOCK].astype(np.float64, copy=False)
-    for start in range(0, len(queries), _BLOCK):
-        stop = start + _BLOCK
-        shares = queries[start:stop] + top
-        peak = shares.max(axis=1)
-        shares -= peak[:, None]
-        np.exp(shares, shares)
-        weight = shares @ mass
-        total[start:stop] = peak + np.log(weight)
-        shares /= weight[:, None]
-        np.matmul(shares, sums, out[start:stop])
 
 
 LINEAR = AttentionType(
@@ -385,11 +347,9 @@ class LinearAttention(RegisteredAttention):
         problems, count, _ = batch.shape
         out, total = np.empty((problems, count, batch.value.shape[-1])), np.empty((problems, count))
         for problem, queries, keys, v in self._features(batch):
-            rows = queries, keys, batch.value[v], attends[problem]
-            if batch.is_causal:
-                kernels.linear_attention(*rows, True, out[problem], total[problem])
-            else:
-                _sum_up(*rows, out[problem], total[problem])
+            kernels.linear_attention(
+                queries, keys, batch.value[v], attends[problem], batch.is_causal, out[problem], total[problem]
+            )
         share, total = self._with_eps(total)
         out *= share[..., None]
         weights = self._all_weights(batch) if need_weights else None
