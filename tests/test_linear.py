@@ -188,18 +188,16 @@ def test_extreme_rows_among_plain_ones(rng, queries):
     np.testing.assert_allclose(ab.LinearAttention().forward(q, k, v).output, weights @ v, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("dim", [5, 19])
-def test_sums_do_not_depend_on_where_arrays_lie(rng, dim):
-    """Arrays as close in memory as an allocator puts small ones, and farther apart."""
-    given = [np.abs(rng.standard_normal((n, width))) for n, width in ((2, dim), (3, dim), (3, 7))]
-    results = set()
-    for gap in range(40):
-        memory, at, arrays = np.zeros(1000), 0, []
-        for array in given:
-            arrays.append(memory[at : at + array.size].reshape(array.shape))
-            arrays[-1][:] = array
-            at += array.size + gap
-        out, total = memory[at : at + 14].reshape(2, 7), memory[at + 14 + gap : at + 16 + gap]
+def test_sums_do_not_depend_on_where_arrays_lie(rng):
+    """Small arrays between others that come and go: some lie closer than a vector loop's stride."""
+    given = [np.abs(rng.standard_normal((n, width))) for n, width in ((2, 5), (3, 5), (3, 7))]
+    results, around = set(), []
+    for _ in range(2000):
+        around.append(np.empty(int(rng.integers(1, 40))))
+        if len(around) > 30:
+            del around[int(rng.integers(30))]
+        out, total = np.empty((2, 7)), np.empty(2)
+        arrays = [array.copy() for array in given]
         kernels.linear_attention(*arrays, np.ones(3, np.bool_), False, out, total)
         results.add(out.tobytes() + total.tobytes())
     assert len(results) == 1
