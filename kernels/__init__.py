@@ -11,7 +11,7 @@ from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
 from attnbridge.kernels.graph import gatv2
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
-from attnbridge.kernels.linear import linear_attention
+from attnbridge.kernels.linear import elu_features, linear_attention
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim, soft_maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
@@ -26,6 +26,7 @@ __all__ = [
     "attend_pairs",
     "dot",
     "drop",
+    "elu_features",
     "exact_top_k",
     "exact_top_k_each",
     "gatv2",

@@ -10,6 +10,24 @@ from attnbridge.kernels.softmax import exp_nonpositive
 
 
 @strict_jit
+def elu_features(rows: Any, factor: Any, out: Any) -> Any:
+    """Write out[i, j] = elu(factor * rows[i, j]) + 1: exp(x) for x < 0, x + 1 otherwise.
+
+    Katharopoulos et al. 2020, equation 7.
+
+    Parameters
+    ----------
+    rows : (n, d) float32 or float64
+    factor : float
+    out : (n, d) float64
+    """
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            x = np.float64(rows[i, j]) * factor
+            out[i, j] = exp_nonpositive(min(x, 0.0)) + max(x, 0.0)
+
+
+@strict_jit
 def _add(key_logs: Any, value: Any, top: Any, mass: Any, sums: Any) -> Any:
     """Add a key to the sums, which are over exp(top): a larger feature raises its top and shrinks what is there."""
     for f in range(key_logs.shape[0]):
@@ -52,8 +70,8 @@ def linear_attention(
     Notes
     -----
     Each feature's sums are kept relative to the largest of its keys so far: whatever the features' sizes, a
-    denominator cannot underflow. Compiled strictly: where arrays are less than a vector loop's stride apart in memory, the
-    compiler's check for overlaps takes the scalar loop, which under fastmath adds in another order.
+    denominator cannot underflow. Compiled strictly: where arrays lie less than a vector loop's stride apart, the
+    compiler's check for overlaps takes the scalar loop, and fastmath's sums would depend on the allocator.
     """
     features = key_logs.shape[1]
     top = np.full(features, -np.inf)

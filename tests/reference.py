@@ -344,6 +344,12 @@ def project(rows: Array, factors: Array, directions: Array, out: Array) -> None:
     out[:] = factors[:, None] * (rows.astype(np.float64) @ directions.astype(np.float64).T)
 
 
+def elu_features(rows: Array, factor: float, out: Array) -> None:
+    """Fill out with elu(factor * rows) + 1."""
+    x = factor * rows.astype(np.float64)
+    out[:] = np.where(x < 0.0, np.exp(np.minimum(x, 0.0)), x + 1.0)
+
+
 def linear_attention(
     query_logs: Array, key_logs: Array, value: Array, attends: Array, causal: bool, out: Array, normalizer: Array
 ) -> None:
@@ -708,6 +714,10 @@ def _project(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return _gaussian(rng, case), 2.0 * rng.random(case.n), directions, np.empty((case.n, case.b), _precision(case))
 
 
+def _elu_features(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    return 10.0 * _gaussian(rng, case), 0.7, np.empty((case.n, case.d))
+
+
 def _linear_attention(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     """More queries than keys and fewer; features far apart; the first key attended by none, once all of them."""
     features, queries = case.d % 23 + 1, (case.n + 2) % 13 + 1
@@ -783,6 +793,7 @@ KERNELS = {
     "true_rows": Kernel(kernels.true_rows, true_rows, _true_rows, kinds=("float32",), gathers=True),
     "list_levels": Kernel(kernels.list_levels, list_levels, _list_levels, kinds=("float32",), gathers=True),
     "project": Kernel(kernels.project, project, _project, kinds=("float32", "float64"), float32=True),
+    "elu_features": Kernel(kernels.elu_features, elu_features, _elu_features, kinds=("float32", "float64")),
     "linear_attention": Kernel(
         kernels.linear_attention, linear_attention, _linear_attention, kinds=("float32", "float64"), gathers=True
     ),

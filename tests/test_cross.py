@@ -284,3 +284,17 @@ def test_layer_refuses():
         cross.forward(x, None, states)
     with pytest.raises(ab.DimensionMismatchError, match="key must have dimension kdim = 4, got 6"):
         cross.forward(x, x, x)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.3])
+def test_single_vectors_among_longer_keys(rng, temperature):
+    """A key of one token has the same logit among vectors, among longer keys, and alone."""
+    query, keys = rng.standard_normal(19).astype(np.float32), rng.standard_normal((7, 19)).astype(np.float32)
+    options = {} if temperature is None else {"temperature": temperature}
+    plain = ab.attention_logits(query, keys, "cross", scale=3.0, **options)
+    np.testing.assert_allclose(plain, 3.0 * keys.astype(float) @ query, rtol=1e-5, atol=1e-5)
+    longer = rng.standard_normal((3, 19)).astype(np.float32)
+    mixed = ab.attention_logits(query, [keys[:1], longer, *keys[1:, None]], "cross", scale=3.0, **options)
+    assert mixed[[0, *range(2, 8)]].tolist() == plain.tolist()
+    assert mixed[1] == ab.attention_score(query, longer, "cross", scale=3.0, **options)
+    assert ab.attention_score(query, keys[4], "cross", scale=3.0, **options) == plain[4]

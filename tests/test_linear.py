@@ -173,6 +173,36 @@ def test_products_below_float64_are_summed_in_logarithms():
     np.testing.assert_allclose(ab.LinearAttention().weights(q, k), [0.0, 1.0], atol=1e-12)
 
 
+@pytest.mark.parametrize("queries", [5, 13])
+def test_extreme_rows_among_plain_ones(rng, queries):
+    """Plain features and logarithms agree, and a pair has the same logit whatever rows are beside it."""
+    q, k, v = inputs(rng, queries, 11, 7, 3, np.float64)
+    q[1, 0], q[2, 1], k[3, 2], k[4, 0] = -1e3, 1e200, 1e150, -700.0
+    got = ab.LinearAttention().logits(q, k)
+    _, options = resolve("linear", {})
+    logs = [log_features(rows, options, "rows") for rows in (q, k)]
+    np.testing.assert_allclose(got, np.logaddexp.reduce(logs[0][:, None] + logs[1], axis=2), rtol=1e-12, atol=1e-12)
+    for i, j in itertools.product(range(queries), range(11)):
+        assert ab.attention_score(q[i], k[j], "linear") == got[i, j]
+    weights = ab.LinearAttention().weights(q, k)
+    np.testing.assert_allclose(ab.LinearAttention().forward(q, k, v).output, weights @ v, rtol=1e-10, atol=1e-12)
+
+
+def test_sums_do_not_depend_on_where_arrays_lie(rng):
+    """Small arrays between others that come and go: some lie closer than a vector loop's stride."""
+    given = [np.abs(rng.standard_normal((n, width))) for n, width in ((2, 5), (3, 5), (3, 7))]
+    results, around = set(), []
+    for _ in range(2000):
+        around.append(np.empty(int(rng.integers(1, 40))))
+        if len(around) > 30:
+            del around[int(rng.integers(30))]
+        out, total = np.empty((2, 7)), np.empty(2)
+        arrays = [array.copy() for array in given]
+        kernels.linear_attention(*arrays, np.ones(3, np.bool_), False, out, total)
+        results.add(out.tobytes() + total.tobytes())
+    assert len(results) == 1
+
+
 # ---- FAVOR+
 
 

@@ -45,7 +45,7 @@ def require_dim(in_dim: int, dim: int) -> None:
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
-    scorer = _made(options, len(query))
+    scorer: Any = _made(options, len(query))  # each takes what it makes of queries and keys
     rows = gathered(keys, ids)
     if len(rows):
         scorer.logits(scorer.queries(query[None])[0], scorer.keys(rows), None, out)

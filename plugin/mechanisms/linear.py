@@ -18,11 +18,18 @@ from attnbridge.metric import Keys, squares
 from attnbridge.validation import as_bool, as_choice, as_count, as_number
 
 Features = npt.NDArray[np.float64]
+Rows = npt.NDArray[Any]
 FEATURE_MAPS = ("elu", "favor")
 _NUM_FEATURES, _SEED = 256, 0
 
 # A product of features below this has lost digits, or all of itself, to the smallest float64.
 _SMALLEST = 1e-200
+
+# Components between these have elu features whose products are float64 numbers, neither 0 nor infinite.
+_PLAIN = (-300.0, 1e120)
+
+# Up to so many queries go pair by pair: the sums cost as much as dozens of them.
+_FEW = 8
 
 
 @lru_cache(maxsize=8)
@@ -88,11 +95,46 @@ class _KeyFeatures:
             out[j] = kernels.logsumexp(query + self.logs[j])
 
 
+def _fill(queries: Rows, keys: Rows, options: Options, names: tuple[str, str], out: Logits) -> None:
+    """Fill out (L, S) with the logarithm of each pair's product of features; a pair has the same in any company."""
+    if options["feature_map"] == "favor":
+        _fill_by_logs(queries, keys, options, names, out)
+        return
+    (q, asked), (k, kept) = (_elu(rows, options["scale"]) for rows in (queries, keys))
+    kernels.project(q, np.ones(len(q)), k, out)
+    if asked is None and kept is None:
+        np.log(out, out)
+        return
+    asked, kept = (np.ones(len(x), np.bool_) if fine is None else fine for x, fine in ((q, asked), (k, kept)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        np.log(out, out)
+    for which, others in ((~asked, np.ones(len(k), np.bool_)), (asked, ~kept)):
+        if which.any() and others.any():
+            part = np.empty((np.count_nonzero(which), np.count_nonzero(others)))
+            _fill_by_logs(queries[which], keys[others], options, names, part)
+            out[np.ix_(which, others)] = part
+
+
+def _elu(rows: Rows, scale: float | None) -> tuple[Features, npt.NDArray[np.bool_] | None]:
+    """Return features elu + 1, and which rows' products with others are float64 numbers for sure; None for all."""
+    factor, out = math.sqrt(1.0 if scale is None else scale), np.empty(rows.shape)
+    kernels.elu_features(rows, factor, out)
+    low, high = _PLAIN[0] / factor, _PLAIN[1] / factor
+    if low <= float(rows.min()) and float(rows.max()) <= high:
+        return out, None
+    return out, (rows.min(axis=1) >= np.float64(low)) & (rows.max(axis=1) <= np.float64(high))
+
+
+def _fill_by_logs(queries: Rows, keys: Rows, options: Options, names: tuple[str, str], out: Logits) -> None:
+    pairs = _KeyFeatures(log_features(keys, options, names[1]))
+    for query, row in zip(log_features(queries, options, names[0]), out, strict=True):
+        pairs.logits(query, row)
+
+
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
-    asked = log_features(query[None], options, "query")[0]
     rows = gathered(keys, ids)
     if len(rows):
-        _KeyFeatures(log_features(rows, options, "keys")).logits(asked, out)
+        _fill(query[None], rows, options, ("query", "keys"), out[None])
 
 
 LINEAR = AttentionType(
@@ -271,16 +313,15 @@ class LinearAttention(RegisteredAttention):
 
     def _logits(self, batch: Batch) -> Logits:
         out = np.empty(batch.shape)
-        for problem, queries, keys, _ in self._features(batch):
-            pairs = _KeyFeatures(keys)
-            for i, query in enumerate(queries):
-                pairs.logits(query, out[problem, i])
+        for problem, (q, k, _) in enumerate(batch.which):
+            _fill(batch.query[q], batch.key[k], self._options(), batch.names[:2], out[problem])
         return out
 
     def _weights(self, batch: Batch, logits: Logits) -> tuple[Logits, npt.NDArray[np.float64]]:
         weights, total = super()._weights(batch, logits)
-        share, total = self._with_eps(total)
-        weights *= share[..., None]
+        if self.eps > 0.0:
+            share, total = self._with_eps(total)
+            weights *= share[..., None]
         return weights, total
 
     def _with_eps(self, total: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -299,7 +340,7 @@ class LinearAttention(RegisteredAttention):
         seed: int | None = None,
     ) -> Attended:
         attends = _key_mask(batch)
-        if attends is None:
+        if attends is None or (not batch.is_causal and batch.shape[1] <= _FEW):
             return super()._attend(batch, need_weights, need_context, training, seed)
         self._draw(training, seed)
         assert batch.value is not None

@@ -518,4 +518,8 @@ def _is_softmax(expert: Attention) -> bool:
 def _mix(out: Logits, gates: Gates, log_weights: Logits) -> None:
     """Add gates (...,) times weights (..., S) to out, all in logarithms."""
     with np.errstate(divide="ignore"):
-        np.logaddexp(out, np.log(gates)[..., None] + log_weights, out)
+        more = np.log(gates)[..., None] + log_weights
+    if np.isneginf(out).all():
+        out[...] = more
+    else:
+        np.logaddexp(out, more, out)
