@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core.caching import FunctionCache
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,6 +85,30 @@ CACHE_FOLDER = cache_folder()
 _CACHED = CACHE_FOLDER.is_dir()  # not where nothing at all can be written
 
 
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache of a function, without which the function is compiled: whatever fails here costs time, no more."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled code of a signature, None where there is none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # noqa: BLE001 - a damaged pickle raises anything; numba would read its index again to save
+            self._remove(self._cache_file._index_path)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save compiled code, unless the disk is full or the folder has gone."""
+        try:
+            super().save_overload(sig, data)
+        except OSError:  # the index is written first: it must not lead to what an older numba has left there
+            self._remove(self._cache_file._index_path)
+
+    @staticmethod
+    def _remove(path: str) -> None:
+        with suppress(OSError):
+            os.unlink(path)
+
+
 def jit(function: F) -> F:
     """Compile `function` on its first call, GIL released, cached on disk in `CACHE_FOLDER` where there is one."""
     return _compiled(function, FASTMATH)
@@ -98,6 +123,10 @@ def _compiled(function: F, fastmath: set[str] | bool) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)  # read while decorating; the users' own caches stay where they are
     try:
-        return numba.njit(nogil=True, cache=_CACHED, fastmath=fastmath, error_model="numpy")(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(function)
+        if _CACHED and not numba.config.DISABLE_JIT:
+            with suppress(OSError, RuntimeError):  # the folder cannot be written any more
+                compiled._cache = _Cache(function)
+        return compiled  # type: ignore[no-any-return]
     finally:
         numba.config.CACHE_DIR = before

@@ -216,3 +216,46 @@ def test_kernels_run_uncached_where_nothing_can_be_written(copied):
     assert result["result"] == 2.0
     assert result["files"] == 0
     assert not Path(result["folder"]).exists()
+
+
+# No file may grow beyond so many bytes: that is what a full disk comes to, and root needs no mount for it.
+SMALL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")
+@pytest.mark.parametrize("most", [0, 2_000], ids=["nothing fits", "the index fits"])
+def test_a_full_disk_costs_no_call(copied, most):
+    path = {"PYTHONPATH": str(copied.parent)}
+    result = run(SMALL_DISK.format(most=most) + RUN_RERANK, **path)
+    assert (result["result"], result["hits"], result["files"]) == (2.0, 0, 0)
+    assert not [file for file in Path(result["folder"]).rglob("*") if file.is_file()]
+    assert run(RUN_RERANK, **path)["hits"] == 0  # there is room again
+    assert run(RUN_RERANK, **path)["hits"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", [b"", b"no pickle", None], ids=["empty", "garbage", "cut short"])
+def test_a_damaged_cache_is_compiled_anew(copied, suffix, damage):
+    path = {"PYTHONPATH": str(copied.parent)}
+    folder = Path(run(RUN_RERANK, **path)["folder"])
+    files = list(folder.rglob(f"rerank.*.{suffix}"))
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:100] if damage is None else damage)
+    mended, again = run(RUN_RERANK, **path), run(RUN_RERANK, **path)
+    assert (mended["result"], mended["hits"]) == (2.0, 0)
+    assert (again["result"], again["hits"]) == (2.0, 1)
+
+
+def test_a_folder_that_went_leaves_kernels_uncached(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(_jit, "CACHE_FOLDER", tmp_path / "file" / "below")
+
+    def double(x):
+        return 2 * x
+
+    assert _jit.jit(double)(3) == 6
