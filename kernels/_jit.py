@@ -106,7 +106,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     @staticmethod
     def _remove(path: str) -> None:
         with suppress(OSError):
-            os.unlink(path)
+            Path(path).unlink()
 
 
 def jit(function: F) -> F:
