@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -375,3 +376,31 @@ def test_defaults_stand_in_the_help():
         for parameter in made.params:
             if parameter.name in signature:
                 assert parameter.default == signature[parameter.name].default, parameter.name
+
+
+def test_torch_is_held_to_its_fast_way(monkeypatch):
+    """SDPA takes a slow way for fewer than four axes, and where gradients are recorded."""
+    seen, without = [], []
+
+    def inference_mode():
+        def decorate(call):
+            def run():
+                without.append(True)
+                try:
+                    return call()
+                finally:
+                    without.pop()
+
+            return run
+
+        return decorate
+
+    def attend(*tensors):
+        seen.append(([tensor.shape for tensor in tensors], bool(without)))
+
+    fast = SimpleNamespace(functional=SimpleNamespace(scaled_dot_product_attention=attend))
+    torch = SimpleNamespace(from_numpy=lambda array: array, inference_mode=inference_mode, nn=fast)
+    monkeypatch.setattr(attention_bench, "import_module", {"torch": torch}.__getitem__)
+    attention_bench._peers(*attention_bench._arrays(11, 7, 1))["torch"]()
+    attention_bench._peers(*attention_bench._arrays(11, 7, 3))["torch"]()
+    assert seen == [([(1, 1, rows, 11), (1, 1, 7, 11), (1, 1, 7, 11)], True) for rows in (1, 3)]
