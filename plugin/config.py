@@ -1,6 +1,7 @@
 """Settings of attention mechanisms as values: checked when they are made, compared by content, written as JSON."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -9,6 +10,12 @@ from attnbridge.validation import as_bool, as_choice, as_count, as_number, as_te
 
 PATTERNS = ("top_k", "local", "strided", "block", "local_global", "fixed")
 AGGREGATIONS = ("sum", "mean", "max")
+# A projection of 65,536 dimensions has 16 GB; that of the largest known models 1.5.
+MOST_D_MODEL = 65_536
+# What ends the messages about these settings.
+EPS_REMEDY = "1e-6 is the usual one"
+WINDOW_REMEDY = "128 keys on either side are the default"
+BLOCK_REMEDY = "64 is the usual one"
 
 
 class _Config:
@@ -54,10 +61,16 @@ class _Config:
 
 def as_dropout(value: Any, name: str = "dropout") -> float:
     """Return a rate of dropout in [0, 1)."""
-    rate = as_number(value, name, least=0.0)
-    if rate >= 1.0:
-        raise InvalidConfigError(f"{name} must be in [0, 1), got {value!r}; 1.0 would drop everything")
-    return rate
+    with suppress(InvalidConfigError):
+        rate = as_number(value, name, least=0.0, most=1.0)
+        if rate < 1.0:
+            return rate
+    raise InvalidConfigError(f"{name} must be in [0, 1), got {value!r}; 0.0 drops nothing, 1.0 would drop everything")
+
+
+def as_dim_of_model(value: Any, name: str = "d_model") -> int:
+    """Return a dimension that a mechanism may make square matrices of."""
+    return as_count(value, name, most=MOST_D_MODEL, remedy="768 to 16384 are usual")
 
 
 def heads_divide(dim: int, num_heads: Any, what: str = "Query dimension") -> int:
@@ -77,7 +90,7 @@ class AttentionConfig(_Config):
     Parameters
     ----------
     d_model : int, default 512
-        Dimension of queries and keys.
+        Dimension of queries and keys, up to 65,536.
     num_heads : int, default 8
         Must divide d_model.
     dropout : float, default 0.1
@@ -117,14 +130,14 @@ class AttentionConfig(_Config):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        self._set("d_model", as_count(self.d_model, "d_model"))
+        self._set("d_model", as_dim_of_model(self.d_model))
         self._set("num_heads", heads_divide(self.d_model, self.num_heads, "d_model"))
         self._set("dropout", as_dropout(self.dropout))
         self._set("use_bias", as_bool(self.use_bias, "use_bias"))
         self._set("scale", None if self.scale is None else as_number(self.scale, "scale", above=0.0))
         self._set("max_seq_len", as_count(self.max_seq_len, "max_seq_len"))
         self._set("causal", as_bool(self.causal, "causal"))
-        self._set("eps", as_number(self.eps, "eps", above=0.0))
+        self._set("eps", as_number(self.eps, "eps", above=0.0, remedy=EPS_REMEDY))
 
     @property
     def d_k(self) -> int:
@@ -173,7 +186,7 @@ class GraphAttentionConfig(_Config):
 
     def __post_init__(self) -> None:
         self._set("use_edge_features", as_bool(self.use_edge_features, "use_edge_features"))
-        self._set("edge_dim", None if self.edge_dim is None else as_count(self.edge_dim, "edge_dim"))
+        self._set("edge_dim", None if self.edge_dim is None else as_dim_of_model(self.edge_dim, "edge_dim"))
         if self.use_edge_features != (self.edge_dim is not None):
             raise InvalidConfigError(
                 f"edge_dim must be given with use_edge_features=True, and only then: got edge_dim={self.edge_dim!r} "
@@ -219,7 +232,7 @@ class SparseAttentionConfig(_Config):
 
     def __post_init__(self) -> None:
         self._set("pattern", as_choice(self.pattern, "pattern", PATTERNS))
-        self._set("block_size", as_count(self.block_size, "block_size"))
-        self._set("local_window", as_count(self.local_window, "local_window"))
+        self._set("block_size", as_count(self.block_size, "block_size", remedy=BLOCK_REMEDY))
+        self._set("local_window", as_count(self.local_window, "local_window", remedy=WINDOW_REMEDY))
         self._set("num_global_tokens", as_count(self.num_global_tokens, "num_global_tokens", least=0))
         self._set("top_k", None if self.top_k is None else as_count(self.top_k, "top_k"))

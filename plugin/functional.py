@@ -14,7 +14,7 @@ from attnbridge.mechanisms.multi_head import MULTI_HEAD
 from attnbridge.mechanisms.standard import PLAIN
 from attnbridge.metric import Keys
 from attnbridge.scoring import REGISTRY, resolve
-from attnbridge.validation import as_count, as_floats, as_vector
+from attnbridge.validation import as_count, as_floats, as_vector, require_given
 
 MAX_KEYS = 100_000
 
@@ -269,6 +269,7 @@ def attention(
         output = _plainly(attention_type, options, query, keys, values, max_keys)
         if output is not None:
             return output
+    require_given(values, "values")
     mechanism, batch = _checked(attention_type, options, query, keys, values, mask, max_keys)
     return batch.restore(mechanism._attend(batch).output)
 

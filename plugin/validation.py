@@ -88,6 +88,11 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(_ragged_row(value, name)) from error
+    except RuntimeError as error:  # as torch says no to a tensor that is being differentiated
+        reason = str(error).rstrip(".")
+        raise InvalidInputError(
+            f"{name} must be numbers that numpy can read: {reason}; pass a tensor on as tensor.detach().cpu().numpy()"
+        ) from error
     if array.dtype == object and array.size > 0:
         try:  # a column of lists or arrays, as pandas and pyarrow give it
             array = np.stack([np.asarray(row) for row in array])
@@ -170,31 +175,46 @@ def as_matrix(
     return array
 
 
-def as_count(value: Any, name: str, *, least: int = 1) -> int:
-    """Return a whole number of at least `least`."""
+def require_given(value: Any, name: str) -> None:
+    """Refuse None where a forward pass needs an array."""
+    if value is None:
+        raise InvalidInputError(f"{name} must be given; for self-attention it is the query's array")
+
+
+def as_count(value: Any, name: str, *, least: int = 1, most: int = 2**63 - 1, remedy: str = "") -> int:
+    """Return a whole number of at least `least` and, `most` left out, of 63 bits; errors end with the remedy."""
+    then = f"; {remedy}" if remedy else ""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InvalidConfigError(f"{name} must be a whole number >= {least}, got {value!r}") from None
+        raise InvalidConfigError(f"{name} must be a whole number >= {least}, got {value!r}{then}") from None
     if number < least:
-        raise InvalidConfigError(f"{name} must be a whole number >= {least}, got {number}")
+        raise InvalidConfigError(f"{name} must be a whole number >= {least}, got {number}{then}")
+    if number > most:
+        got = number if number.bit_length() < 1000 else f"a number of {number.bit_length()} bits"  # may not be printed
+        rule = "must fit 63 bits" if most == 2**63 - 1 else f"must be at most {most}"
+        raise InvalidConfigError(f"{name} {rule}, got {got}{then}")
     return number
 
 
 def as_dim(value: Any) -> int:
     """Return a vector's dimension, 1 to 2^20: what a row's bytes can be counted with everywhere."""
-    dim = as_count(value, "dim")
-    if dim > 2**20:
-        raise InvalidConfigError(f"dim must be at most {2**20}, got {dim}")
-    return dim
+    return as_count(value, "dim", most=2**20)
 
 
 def as_number(
-    value: Any, name: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+    value: Any,
+    name: str,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    remedy: str = "",
 ) -> float:
-    """Return a finite number inside the bounds."""
+    """Return a finite number inside the bounds; errors end with the remedy."""
+    then = f"; {remedy}" if remedy else ""
     rule = "a finite number"
     if above > -math.inf:
         rule += f" > {above:g}"
@@ -207,9 +227,9 @@ def as_number(
             raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidConfigError(f"{name} must be {rule}, got {value!r}") from None
+        raise InvalidConfigError(f"{name} must be {rule}, got {value!r}{then}") from None
     if not (math.isfinite(number) and number > above and least <= number <= most):
-        raise InvalidConfigError(f"{name} must be {rule}, got {value!r}")
+        raise InvalidConfigError(f"{name} must be {rule}, got {value!r}{then}")
     return number
 
 

@@ -319,3 +319,28 @@ def test_every_error_is_an_attention_error_and_a_builtin_one(small):
         small.get("z")
     with pytest.raises(ab.AttentionError):
         small.get("z")
+
+
+class Differentiated:
+    """As a torch tensor with requires_grad."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+@pytest.mark.parametrize("given", [Differentiated(), [Differentiated(), Differentiated()]], ids=["one", "rows"])
+def test_a_tensor_that_is_being_differentiated_is_refused(given):
+    keys = np.eye(2, dtype=np.float32)
+    for call in (lambda: ab.attention(keys, given, keys), lambda: ab.ScaledDotProductAttention().logits(keys, given)):
+        with pytest.raises(
+            ab.InvalidInputError, match=r"must be .*requires grad.*; pass a tensor on as tensor.detach()"
+        ):
+            call()
+
+
+def test_a_tensor_of_torch_that_is_being_differentiated_is_refused():
+    torch = pytest.importorskip("torch")
+    tensor = torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(ab.InvalidInputError, match=r"query must be .*pass a tensor on as tensor.detach\(\).cpu"):
+        ab.attention(tensor, np.ones((2, 3)), np.ones((2, 3)))
+    assert ab.attention(tensor.detach(), np.ones((2, 3)), np.ones((2, 3))).tolist() == np.ones((2, 3)).tolist()

@@ -14,7 +14,7 @@ from attnbridge.errors import DimensionMismatchError, InputTooLargeError, Invali
 from attnbridge.masks import Mask, as_attention_mask
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Keys
-from attnbridge.validation import Float, as_bool, as_count, as_floats, limit_keys, require_finite
+from attnbridge.validation import Float, as_bool, as_count, as_floats, limit_keys, require_finite, require_given
 
 Logits = npt.NDArray[np.float64]
 Names = tuple[str, str, str]
@@ -345,6 +345,7 @@ class Attention(ABC):
             output = self._plainly(query, key, value)
             if output is not None:
                 return AttentionOutput(output)
+        require_given(value, "value")
         batch = self._check(query, key, value, mask, is_causal)
         need_weights, need_context = as_bool(need_weights, "need_weights"), as_bool(need_context, "need_context")
         output, weights, total = self._attend(batch, need_weights, need_context, as_bool(training, "training"), seed)

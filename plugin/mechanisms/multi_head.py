@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.config import AttentionConfig, as_dropout, heads_divide
-from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
+from attnbridge.config import AttentionConfig, as_dim_of_model, as_dropout, heads_divide
+from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.mechanisms.base import AttentionContext, AttentionOutput, Batch, limit_length
 from attnbridge.mechanisms.dense import attend_plain
 from attnbridge.mechanisms.head_logits import (
@@ -24,7 +24,7 @@ from attnbridge.mechanisms.head_logits import (
 )
 from attnbridge.mechanisms.heads import Heads, mean_over_heads
 from attnbridge.mechanisms.row import AttentionType, Option, Options, optional, positive
-from attnbridge.validation import Float, as_bool, as_choice, as_count
+from attnbridge.validation import Float, as_bool, as_choice, as_count, require_given
 
 MULTI_HEAD = AttentionType(
     name="multi_head",
@@ -159,12 +159,12 @@ class MultiHeadAttention(Heads):
         max_seq_len: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.d_model = as_count(d_model, "d_model")
+        self.d_model = as_dim_of_model(d_model)
         self.num_heads = heads_divide(self.d_model, num_heads)
         self.projections = as_bool(projections, "projections")
         self.bias = as_bool(bias, "bias") and self.projections
-        self.kdim = self.d_model if kdim is None else as_count(kdim, "kdim")
-        self.vdim = self.d_model if vdim is None else as_count(vdim, "vdim")
+        self.kdim = self.d_model if kdim is None else as_dim_of_model(kdim, "kdim")
+        self.vdim = self.d_model if vdim is None else as_dim_of_model(vdim, "vdim")
         if not self.projections and (kdim is not None or vdim is not None):
             raise InvalidConfigError("kdim and vdim must be left out with projections=False: nothing maps to d_model")
         self.dropout = as_dropout(dropout)
@@ -354,8 +354,7 @@ class MultiHeadAttention(Heads):
             if output is not None:
                 return AttentionOutput(output)
         for name, given in (("key", key), ("value", value)):
-            if given is None:
-                raise InvalidInputError(f"{name} must be given; for self-attention it is the query's array")
+            require_given(given, name)
         batch = self._check(query, key, value, mask, is_causal)
         need_weights, need_context = as_bool(need_weights, "need_weights"), as_bool(need_context, "need_context")
         average = as_bool(average_attn_weights, "average_attn_weights")
