@@ -314,3 +314,44 @@ BAD = [
 def test_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("make", "pairs"),
+    [
+        (lambda shape: ab.SparseMask.causal(shape), "500,000,500,000"),
+        (lambda shape: ab.SparseMask.strided(shape, 1_000), "2,997,001,000"),
+        (lambda shape: ab.SparseMask.window(shape, 2_000), "3,996,998,000"),
+        (lambda shape: ab.SparseMask.fixed(shape, 250), "4,249,000,000"),
+        (lambda shape: ab.SparseMask.block(shape, 5_000), "5,000,000,000"),
+        (lambda shape: ab.SparseMask.block(shape, 300_000, [(0, 0), (3, 3)]), "100,000,000,000"),
+        (lambda shape: ab.SparseAttention("local", window=5_000).mask_for(*shape), "9,975,995,000"),
+    ],
+)
+def test_patterns_of_too_many_pairs_are_refused_before_they_are_listed(make, pairs):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ab.InputTooLargeError, match=f"at most 2,147,483,647 pairs, got {pairs}; choose a narrower"):
+            make((10**6, 10**6))
+        assert tracemalloc.get_traced_memory()[1] < 400e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_patterns_of_very_many_queries_are_counted_in_pieces():
+    tracemalloc.start()
+    try:
+        with pytest.raises(ab.InputTooLargeError, match="got 549,756,338,176 in the first 1,048,576 queries"):
+            ab.SparseMask.causal((2**31 - 1, 2**31 - 1))
+        assert tracemalloc.get_traced_memory()[1] < 400e6
+    finally:
+        tracemalloc.stop()
+    assert ab.SparseMask.window((2**20 + 3, 2), 1).nnz == 5
+
+
+@pytest.mark.parametrize("pattern", ["window", "strided", "fixed", "block"])
+def test_sizes_up_to_int64_are_those_of_everything(pattern):
+    for size in (5, 2**33, 2**63 - 1):
+        assert getattr(ab.SparseMask, pattern)((4, 5), size).nnz == 20
+    with pytest.raises(ab.InvalidConfigError, match=f"must fit 63 bits, got {2**63}"):
+        getattr(ab.SparseMask, pattern)((4, 5), 2**63)

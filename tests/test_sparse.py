@@ -610,3 +610,19 @@ def test_values_must_be_finite():
     values[3, 0] = np.nan
     with pytest.raises(ab.InvalidInputError, match="value must be finite: row 3, column 0 is nan"):
         ab.SparseAttention("local", window=1).forward(X[:1], X, values)
+
+
+def test_numbers_beyond_int64_are_refused():
+    for pattern, name in (("local", "window"), ("block", "block_size"), ("local_global", "num_global_tokens")):
+        with pytest.raises(ab.InvalidConfigError, match=f"{name} must fit 63 bits, got {2**63}"):
+            ab.SparseAttention(pattern, **{name: 2**63})
+    x = np.eye(4, dtype=np.float32)
+    with pytest.raises(ab.InvalidConfigError, match=f"position must be at most {2**31 - 1}, got {10**30}"):
+        ab.attention(x, x, x, "sparse", pattern="local", position=10**30)
+
+
+@pytest.mark.parametrize(("pattern", "name"), [("local", "window"), ("strided", "block_size")])
+def test_the_largest_position_and_sizes_attend_to_everything(pattern, name):
+    x = np.eye(4, dtype=np.float32)
+    options = {"pattern": pattern, "position": 2**31 - 1, name: 2**63 - 1}
+    np.testing.assert_array_equal(ab.attention(x[0], x, x, "sparse", **options), ab.attention(x[0], x, x))

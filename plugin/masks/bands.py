@@ -9,6 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.errors import InputTooLargeError
+
+# What int32 counts: 8 GB of keys.
+MOST_PAIRS = 2**31 - 1
+# Longer than any row of keys, and what every number that is added to it or taken from it can still be counted with.
+BEYOND = 2**33
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -64,19 +71,33 @@ def causal_bands(rows: Ints, keys: int) -> Bands:
     return Bands(none, none + keys, none, 1, none)
 
 
-def listed(bands: Bands, rows: Ints, keys: int, causal: bool) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Return the pairs of queries `rows` with `keys` keys as CSR: indptr (L + 1,), indices (nnz,) ascending by row."""
+def runs(bands: Bands, rows: Ints, keys: int, causal: bool) -> tuple[Ints, Ints]:
+    """Return starts and counts (L, 3) of each query's keys: the comb before its run, the run, the comb behind it."""
     end = np.minimum(keys, rows + 1) if causal else np.full_like(rows, keys)
     low, high = np.clip(bands.low, 0, end), np.clip(bands.high, 0, end)
     stop = np.minimum(bands.stop, end)
     before = _teeth(bands, np.minimum(low, stop))
     inside = _teeth(bands, np.minimum(high, stop))
     after = _teeth(bands, stop) - inside
-    # Of each query in this order: the comb before the run, the run, the comb behind it.
     starts = np.stack([bands.first, low, bands.first + inside * bands.step], axis=1)
-    counts = np.stack([before, high - low, after], axis=1)
+    return starts, np.stack([before, high - low, after], axis=1)
+
+
+def listed(bands: Bands, rows: Ints, keys: int, causal: bool) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Return the pairs of queries `rows` with `keys` keys as CSR: indptr (L + 1,), indices (nnz,) ascending by row."""
+    starts, counts = runs(bands, rows, keys, causal)
+    require_few(int(counts.sum()))
     steps = np.array([bands.step, 1, bands.step])
     return as_indptr(counts.sum(axis=1)), ranges(starts.ravel(), counts.ravel(), np.tile(steps, len(rows)))
+
+
+def require_few(pairs: int, where: str = "") -> None:
+    """Refuse a pattern of more pairs than a list of them can hold."""
+    if pairs > MOST_PAIRS:
+        raise InputTooLargeError(
+            f"mask must have at most {MOST_PAIRS:,} pairs, got {pairs:,}{where}; choose a narrower "
+            "pattern or shorter sequences (is_causal=True needs no mask)"
+        )
 
 
 def _teeth(bands: Bands, below: Ints) -> Ints:

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.config import BLOCK_REMEDY, WINDOW_REMEDY
 from attnbridge.errors import InvalidMaskError, SparseMatrixError
 from attnbridge.masks import bands
 from attnbridge.validation import as_bool, as_count
 
 Shape = tuple[int, int]
 _MOST = 2**31 - 1
+_CHUNK = 2**20  # queries whose pairs are counted at a time
 
 
 class Patterns:
@@ -40,7 +42,7 @@ class Patterns:
 
         Raises
         ------
-        SparseMatrixError
+        SparseMatrixError, InputTooLargeError
 
         Examples
         --------
@@ -71,7 +73,7 @@ class Patterns:
 
         Raises
         ------
-        InvalidConfigError, SparseMatrixError
+        InvalidConfigError, SparseMatrixError, InputTooLargeError
 
         References
         ----------
@@ -86,7 +88,7 @@ class Patterns:
                [1, 1, 1, 1],
                [1, 0, 1, 1]])
         """
-        arguments = as_count(window, "window"), as_count(num_global, "num_global", least=0)
+        arguments = as_count(window, "window", remedy=WINDOW_REMEDY), as_count(num_global, "num_global", least=0)
         return cls._banded(bands.window_bands, shape, causal, *arguments)
 
     @classmethod
@@ -106,7 +108,7 @@ class Patterns:
 
         Raises
         ------
-        InvalidConfigError, SparseMatrixError
+        InvalidConfigError, SparseMatrixError, InputTooLargeError
 
         References
         ----------
@@ -118,7 +120,7 @@ class Patterns:
         >>> ab.SparseMask.strided((6, 6), 2, causal=True).to_dense()[5].astype(int)
         array([0, 1, 0, 1, 1, 1])
         """
-        return cls._banded(bands.strided_bands, shape, causal, as_count(stride, "stride"))
+        return cls._banded(bands.strided_bands, shape, causal, as_count(stride, "stride", remedy=BLOCK_REMEDY))
 
     @classmethod
     def fixed(cls, shape: Shape, block_size: int, causal: bool = False) -> Self:
@@ -137,7 +139,7 @@ class Patterns:
 
         Raises
         ------
-        InvalidConfigError, SparseMatrixError
+        InvalidConfigError, SparseMatrixError, InputTooLargeError
 
         References
         ----------
@@ -149,7 +151,7 @@ class Patterns:
         >>> ab.SparseMask.fixed((6, 6), 2, causal=True).to_dense()[4].astype(int)
         array([0, 1, 0, 1, 1, 0])
         """
-        return cls._banded(bands.fixed_bands, shape, causal, as_count(block_size, "block_size"))
+        return cls._banded(bands.fixed_bands, shape, causal, as_count(block_size, "block_size", remedy=BLOCK_REMEDY))
 
     @classmethod
     def block(cls, shape: Shape, block_size: int, blocks: npt.ArrayLike | None = None) -> Self:
@@ -168,7 +170,7 @@ class Patterns:
 
         Raises
         ------
-        InvalidConfigError, InvalidMaskError, SparseMatrixError
+        InvalidConfigError, InvalidMaskError, SparseMatrixError, InputTooLargeError
 
         Examples
         --------
@@ -179,10 +181,12 @@ class Patterns:
                [1, 1, 0, 0],
                [1, 1, 0, 0]])
         """
-        size, length = as_shape(shape), as_count(block_size, "block_size")
+        size, length = as_shape(shape), as_count(block_size, "block_size", remedy=BLOCK_REMEDY)
         if blocks is None:
             return cls._banded(bands.block_bands, size, False, length)
         coarse = cls._blocks(blocks, (-(-size[0] // length), -(-size[1] // length)))
+        spans = [np.minimum(length, total - np.arange(0, total, length)) for total in size]
+        bands.require_few(int(np.repeat(spans[0], np.diff(coarse.indptr)) @ spans[1][coarse.indices]))
         # Each query's runs of keys are those of the blocks in its block row.
         rows = np.arange(size[0]) // length
         counts = np.diff(coarse.indptr)[rows]
@@ -210,8 +214,15 @@ class Patterns:
     def _banded(cls, pattern: Any, shape: Shape, causal: bool, *arguments: int, first: int = 0) -> Self:
         """Return the mask of a pattern for queries first..first + L - 1 of it."""
         size = as_shape(shape)
-        rows = np.arange(first, first + size[0])
-        listed = bands.listed(pattern(rows, size[1], *arguments), rows, size[1], as_bool(causal, "causal"))
+        causal = as_bool(causal, "causal")
+        reach = [min(argument, bands.BEYOND) for argument in arguments]  # sums with a row's number stay within int64
+        pairs, total = 0, size[0]
+        for start in range(0, total if total > _CHUNK else 0, _CHUNK):  # before anything is made for every query
+            rows = np.arange(first + start, first + min(total, start + _CHUNK))
+            pairs += int(bands.runs(pattern(rows, size[1], *reach), rows, size[1], causal)[1].sum())
+            bands.require_few(pairs, f" in the first {len(rows) + start:,} queries")
+        rows = np.arange(first, first + total)
+        listed = bands.listed(pattern(rows, size[1], *reach), rows, size[1], causal)
         return cls._of(*listed, size)
 
 

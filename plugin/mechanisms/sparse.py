@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import isqrt
 from typing import Any, ClassVar, Self
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import SparseAttentionConfig, as_dropout
+from attnbridge.config import BLOCK_REMEDY, WINDOW_REMEDY, SparseAttentionConfig, as_dropout
 from attnbridge.errors import InvalidConfigError, InvalidMaskError
 from attnbridge.masks import SparseMask, bands
 from attnbridge.mechanisms.base import Attended, Attention, Batch
@@ -74,11 +75,11 @@ def _as_whole(value: Any, name: str) -> int:
 
 _CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
     "top_k": as_count,
-    "window": as_count,
-    "block_size": as_count,
+    "window": partial(as_count, remedy=WINDOW_REMEDY),
+    "block_size": partial(as_count, remedy=BLOCK_REMEDY),
     "num_global_tokens": _as_whole,
     "mask": _as_mask,
-    "position": _as_whole,
+    "position": lambda value, name: as_count(value, name, least=0, most=2**31 - 1),  # as a mask has rows
 }
 
 
