@@ -719,12 +719,12 @@ REFUSED = [
     (
         of(ab.SparseAttention, "local", window=0),
         ab.InvalidConfigError,
-        "window must be a whole number >= 1, got 0",
+        "window must be a whole number >= 1, got 0; 128 keys on either side are the default",
     ),
     (
         of(ab.attention, rows(2, 4), rows(3, 4), rows(3, 4), "sparse", pattern="block", block_size=0),
         ab.InvalidConfigError,
-        "block_size must be a whole number >= 1, got 0",
+        "block_size must be a whole number >= 1, got 0; 64 is the usual one",
     ),
     (
         of(ab.attention_scores, rows(2, 4), rows(3, 4), "sliding"),
@@ -747,9 +747,16 @@ REFUSED = [
         "attention_type must be pairwise for the score of a pair, got 'sliding', whose logit of a pair depends on the "
         "other keys; attention_logits gives it among them",
     ),
-    (of(ab.SlidingWindowAttention, 0), ab.InvalidConfigError, "window must be a whole number >= 1, got 0"),
-    (of(ab.SlidingWindowAttention, -3), ab.InvalidConfigError, "window must be a whole number >= 1, got -3"),
-    (of(ab.FlashAttention, 0), ab.InvalidConfigError, "block_size must be a whole number >= 1, got 0"),
+    (
+        of(ab.SlidingWindowAttention, -3),
+        ab.InvalidConfigError,
+        "window must be a whole number >= 1, got -3; 128 keys on either side are the default",
+    ),
+    (
+        of(ab.FlashAttention, 0),
+        ab.InvalidConfigError,
+        "block_size must be a whole number >= 1, got 0; 64 is the usual one",
+    ),
     (
         of(ab.FlashAttention().forward, rows(2, 3), rows(2, 3), rows(2, 3), need_weights=True),
         ab.InvalidConfigError,
@@ -761,7 +768,6 @@ REFUSED = [
         ab.DimensionMismatchError,
         "Query dimension 768 must be divisible by num_heads 5; 4 would do",
     ),
-    (of(ab.LinearAttention, eps=-1.0), ab.InvalidConfigError, "eps must be a finite number >= 0, got -1.0"),
     (
         of(ab.attention, rows(1, 4) / 9, rows(3, 4) / 9, rows(3, 4), "poincare", values="manifold"),
         ab.InvalidInputError,
@@ -796,34 +802,113 @@ REFUSED = [
     (
         of(ab.ScaledDotProductAttention, dropout=1.0),
         ab.InvalidConfigError,
-        "dropout must be in [0, 1), got 1.0; 1.0 would drop everything",
+        "dropout must be in [0, 1), got 1.0; 0.0 drops nothing, 1.0 would drop everything",
     ),
     (
         of(ab.HyperbolicAttention, dropout=-0.1),
         ab.InvalidConfigError,
-        "dropout must be a finite number >= 0, got -0.1",
+        "dropout must be in [0, 1), got -0.1; 0.0 drops nothing, 1.0 would drop everything",
     ),
-    (of(ab.AttentionConfig, eps=0.0), ab.InvalidConfigError, "eps must be a finite number > 0, got 0.0"),
-    (of(ab.AttentionConfig, eps=-1e-6), ab.InvalidConfigError, "eps must be a finite number > 0, got -1e-06"),
+    (
+        of(ab.AttentionConfig, dropout=float("nan")),
+        ab.InvalidConfigError,
+        "dropout must be in [0, 1), got nan; 0.0 drops nothing, 1.0 would drop everything",
+    ),
+    (
+        of(ab.SparseAttention, dropout="0.5"),
+        ab.InvalidConfigError,
+        "dropout must be in [0, 1), got '0.5'; 0.0 drops nothing, 1.0 would drop everything",
+    ),
+    (
+        of(ab.LinearAttention, "favor", num_features=10**15),
+        ab.InvalidConfigError,
+        "num_features must be at most 100000, got 1000000000000000; a few times the dimension will do",
+    ),
+    (
+        of(ab.attention, rows(2, 3), rows(5, 3), rows(5, 3), "linear", feature_map="favor", num_features=10**15),
+        ab.InvalidConfigError,
+        "num_features must be at most 100000, got 1000000000000000; a few times the dimension will do",
+    ),
+    (
+        of(ab.LinearAttention, eps=-1.0),
+        ab.InvalidConfigError,
+        "eps must be a finite number >= 0, got -1.0; 1e-6 is the usual one",
+    ),
+    (
+        of(ab.SlidingWindowAttention, 0),
+        ab.InvalidConfigError,
+        "window must be a whole number >= 1, got 0; 128 keys on either side are the default",
+    ),
+    *(
+        (of(make, 10**7), ab.InvalidConfigError, "d_model must be at most 65536, got 10000000; 768 to 16384 are usual")
+        for make in (
+            ab.AttentionConfig,
+            lambda dim: ab.MultiHeadAttention(dim, 1),
+            lambda dim: ab.CrossAttention(dim, 1),
+            lambda dim: ab.ScaledDotProductAttention(d_model=dim),
+            lambda dim: ab.MixtureOfExpertsAttention(["scaled_dot"], d_model=dim),
+        )
+    ),
+    *(
+        (of(make, 10**7), ab.InvalidConfigError, f"{name} must be at most 65536, got 10000000; 768 to 16384 are usual")
+        for name, make in (
+            ("kdim", lambda dim: ab.MultiHeadAttention(4, 1, kdim=dim)),
+            ("vdim", lambda dim: ab.MultiHeadAttention(4, 1, vdim=dim)),
+            ("in_dim", ab.GraphAttention),
+            ("out_dim", lambda dim: ab.GraphAttention(4, dim)),
+            ("edge_dim", lambda dim: ab.GraphAttention(4, edge_dim=dim)),
+        )
+    ),
+    *(
+        (
+            of(call, rows(2, 3), rows(5, 3), None),
+            ab.InvalidInputError,
+            f"{name} must be given; for self-attention it is the query's array",
+        )
+        for name, call in (
+            ("value", ab.ScaledDotProductAttention().forward),
+            ("value", ab.GraphAttention().forward),
+            ("value", ab.MultiHeadAttention(3, 1).forward),
+            ("values", ab.attention),
+            ("values", lambda *arrays: ab.attention(*arrays, "linear")),
+        )
+    ),
+    (
+        of(ab.SparseAttention, top_k=10**2000),
+        ab.InvalidConfigError,
+        "top_k must fit 63 bits, got a number of 6644 bits",
+    ),
+    (
+        of(ab.AttentionConfig, eps=0.0),
+        ab.InvalidConfigError,
+        "eps must be a finite number > 0, got 0.0; 1e-6 is the usual one",
+    ),
+    (
+        of(ab.AttentionConfig, eps=-1e-6),
+        ab.InvalidConfigError,
+        "eps must be a finite number > 0, got -1e-06; 1e-6 is the usual one",
+    ),
     (
         of(ab.SparseAttentionConfig, local_window=0),
         ab.InvalidConfigError,
-        "local_window must be a whole number >= 1, got 0",
+        "local_window must be a whole number >= 1, got 0; 128 keys on either side are the default",
     ),
     (
         of(ab.SparseAttentionConfig, block_size=-4),
         ab.InvalidConfigError,
-        "block_size must be a whole number >= 1, got -4",
+        "block_size must be a whole number >= 1, got -4; 64 is the usual one",
     ),
     (
         of(ab.HyperbolicAttention, 0.0),
         ab.InvalidConfigError,
-        "curvature must be a finite number >= -1e+06, at most -1e-06, got 0.0",
+        "curvature must be a finite number >= -1e+06, at most -1e-06, got 0.0; curvature is negative: -1.0 is "
+        "the usual one",
     ),
     (
         of(ab.HyperbolicAttention, 1.0),
         ab.InvalidConfigError,
-        "curvature must be a finite number >= -1e+06, at most -1e-06, got 1.0",
+        "curvature must be a finite number >= -1e+06, at most -1e-06, got 1.0; curvature is negative: -1.0 is "
+        "the usual one",
     ),
     (
         of(ab.HyperbolicAttention, temperature=0),

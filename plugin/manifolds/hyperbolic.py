@@ -58,7 +58,9 @@ class HyperbolicSpace(Manifold):
     """
 
     def __init__(self, curvature: float = -1.0) -> None:
-        self.curvature = as_number(curvature, "curvature", least=-1e6, most=-1e-6)
+        self.curvature = as_number(
+            curvature, "curvature", least=-1e6, most=-1e-6, remedy="curvature is negative: -1.0 is the usual one"
+        )
 
     @property
     def c(self) -> float:

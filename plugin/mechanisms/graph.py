@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import AGGREGATIONS, GraphAttentionConfig, as_dropout
+from attnbridge.config import AGGREGATIONS, GraphAttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.mechanisms.base import Attended, Attention, AttentionOutput, Batch
 from attnbridge.mechanisms.graph_logits import (
@@ -178,10 +178,10 @@ class GraphAttention(Attention):
                 raise InvalidConfigError(
                     f"{name} must go with in_dim or parameters, without which logits are cosines; got {value!r}"
                 )
-        self.in_dim = optional(as_count)(in_dim, "in_dim")
-        self.out_dim = self.in_dim if out_dim is None else as_count(out_dim, "out_dim")
+        self.in_dim = optional(as_dim_of_model)(in_dim, "in_dim")
+        self.out_dim = self.in_dim if out_dim is None else as_dim_of_model(out_dim, "out_dim")
         self.version = None if in_dim is None else as_choice("v2" if version is None else version, "version", VERSIONS)
-        self.edge_dim = optional(as_count)(edge_dim, "edge_dim")
+        self.edge_dim = optional(as_dim_of_model)(edge_dim, "edge_dim")
         default = COSINE_TEMPERATURE if in_dim is None else 1.0
         self.temperature = default if temperature is None else positive(temperature, "temperature")
         slope = SLOPE if negative_slope is None else _slope(negative_slope, "negative_slope")
@@ -236,7 +236,7 @@ class GraphAttention(Attention):
         'max'
         """
         return cls(
-            as_count(in_dim, "in_dim"),
+            as_dim_of_model(in_dim, "in_dim"),
             out_dim,
             version=version,
             edge_dim=config.edge_dim,

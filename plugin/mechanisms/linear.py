@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import AttentionConfig
+from attnbridge.config import EPS_REMEDY, AttentionConfig
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.masks import DenseMask
 from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
@@ -30,6 +30,10 @@ _PLAIN = (-300.0, 1e120)
 
 # Up to so many queries go pair by pair: the sums cost as much as dozens of them.
 _FEW = 8
+
+
+def _feature_count(value: Any, name: str) -> int:
+    return as_count(value, name, most=100_000, remedy="a few times the dimension will do")
 
 
 @lru_cache(maxsize=8)
@@ -145,7 +149,7 @@ LINEAR = AttentionType(
     options={
         "feature_map": Option("elu", lambda value, name: as_choice(value, name, FEATURE_MAPS)),
         # Of favor: 256 and 0 where they are None.
-        "num_features": Option(None, optional(as_count)),
+        "num_features": Option(None, optional(_feature_count)),
         "feature_seed": Option(
             None, optional(lambda value, name: as_count(value, name, least=0))
         ),  # a bridge has a seed
@@ -177,7 +181,7 @@ class LinearAttention(RegisteredAttention):
     ----------
     feature_map : {"elu", "favor"}, default "elu"
     num_features : int, optional
-        Of favor only; by default 256.
+        Of favor only, up to 100,000; by default 256.
     seed : int, optional
         Of favor only: what its directions are drawn from; by default 0.
     scale : float, optional
@@ -231,10 +235,10 @@ class LinearAttention(RegisteredAttention):
         for name, value in (("num_features", num_features), ("seed", seed)):
             if value is not None and self.feature_map != "favor":
                 raise InvalidConfigError(f"{name} is of feature_map='favor' only, got {value!r} with {feature_map!r}")
-        self.num_features = optional(as_count)(num_features, "num_features")
+        self.num_features = optional(_feature_count)(num_features, "num_features")
         self.seed = None if seed is None else as_count(seed, "seed", least=0)
         self.scale = optional(positive)(scale, "scale")
-        self.eps = as_number(eps, "eps", least=0.0)
+        self.eps = as_number(eps, "eps", least=0.0, remedy=EPS_REMEDY)
         self.causal = as_bool(causal, "causal")
         self.max_seq_len = optional(as_count)(max_seq_len, "max_seq_len")
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import AttentionConfig, as_dropout
+from attnbridge.config import AttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import DenseMask
 from attnbridge.mechanisms.base import Attended, Attention, Batch, limit_length
@@ -208,7 +208,7 @@ class MixtureOfExpertsAttention(Attention):
             raise InvalidConfigError(f"experts must be a sequence of at least one attention type, got {experts!r}")
         self.experts = tuple(_mechanism(expert) for expert in experts)
         self._given = tuple(experts)
-        self.d_model = optional(as_count)(d_model, "d_model")
+        self.d_model = optional(as_dim_of_model)(d_model, "d_model")
         self.top_k = as_count(top_k, "top_k")
         if self.top_k > len(self.experts):
             raise InvalidConfigError(f"top_k must be at most the number of experts, {len(self.experts)}, got {top_k}")

@@ -1,12 +1,14 @@
 """Attention within a window around each query."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
+from attnbridge.config import WINDOW_REMEDY
 from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms.base import Attended, Attention, Batch
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, scale_or_default
@@ -51,7 +53,7 @@ SLIDING = AttentionType(
     best_for="local context",
     pairwise=False,
     options={
-        "window": Option(WINDOW, as_count),
+        "window": Option(WINDOW, partial(as_count, remedy=WINDOW_REMEDY)),
         # The query's place among the keys, 0 the first; or one place for each query.
         "position": Option(None, as_position),
         "causal": Option(False, as_bool),
@@ -121,7 +123,7 @@ class SlidingWindowAttention(DenseAttention):
         max_seq_len: int | None = None,
     ) -> None:
         super().__init__(scale, dropout, causal, d_model, max_seq_len)
-        self.window = as_count(window, "window")
+        self.window = as_count(window, "window", remedy=WINDOW_REMEDY)
         self.position = None if position is None else as_position(position, "position")
 
     @property

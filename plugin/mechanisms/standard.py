@@ -1,13 +1,14 @@
 """Scaled dot-product attention, plain and in tiles."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import AttentionConfig, as_dropout
+from attnbridge.config import BLOCK_REMEDY, AttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import SparseMask
 from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
@@ -71,7 +72,7 @@ FLASH_V2 = AttentionType(
     options={
         "scale": SCALE,
         # Keys of a tile.
-        "block_size": Option(MANY_BLOCK, as_count),
+        "block_size": Option(MANY_BLOCK, partial(as_count, remedy=BLOCK_REMEDY)),
     },
     logits=_logits,
     mechanism=lambda options: FlashAttention(**options),
@@ -103,7 +104,7 @@ class DenseAttention(RegisteredAttention):
         self.scale = None if scale is None else positive(scale, "scale")
         self.dropout = as_dropout(dropout)
         self.causal = as_bool(causal, "causal")
-        self.d_model = None if d_model is None else as_count(d_model, "d_model")
+        self.d_model = None if d_model is None else as_dim_of_model(d_model)
         self.max_seq_len = None if max_seq_len is None else as_count(max_seq_len, "max_seq_len")
 
     @classmethod
@@ -281,7 +282,7 @@ class FlashAttention(DenseAttention):
         max_seq_len: int | None = None,
     ) -> None:
         super().__init__(scale, dropout, causal, d_model, max_seq_len)
-        self.block_size = as_count(block_size, "block_size")
+        self.block_size = as_count(block_size, "block_size", remedy=BLOCK_REMEDY)
 
     @property
     def config(self) -> dict[str, Any]:
