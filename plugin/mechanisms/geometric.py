@@ -9,7 +9,8 @@ import numpy.typing as npt
 from attnbridge.config import as_dropout
 from attnbridge.manifolds import Manifold, as_manifold
 from attnbridge.mechanisms.base import Attention, AttentionOutput, Batch, require_finite_rows
-from attnbridge.mechanisms.row import Logits, positive
+from attnbridge.mechanisms.listed import PairLogits
+from attnbridge.mechanisms.row import Ids, Logits, positive
 from attnbridge.validation import as_bool
 
 _NAMES = ("query_pos", "key_pos", "features")
@@ -161,6 +162,21 @@ class GeometricAttention(Attention):
         if beyond is not None:
             logits[beyond] = -np.inf
         return logits
+
+    def _pair_logits(self, batch: Batch) -> PairLogits | None:
+        queries, keys = (_positions(self.space, batch, place) for place in (0, 1))
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            self._cut(self.space._pairwise(queries[q, i : i + 1], keys[k][ids])[0], out)
+
+        return fill
+
+    def _cut(self, distances: Logits, out: Logits) -> None:
+        """Fill out with the logits of distances, -inf beyond the radius."""
+        np.divide(distances, -self.temperature, out=out)
+        if self.radius is not None:
+            out[distances > self.radius] = -np.inf
 
 
 def _positions(space: Manifold, batch: Batch, place: int) -> npt.NDArray[np.float64]:
