@@ -156,27 +156,24 @@ class GeometricAttention(Attention):
         return out
 
     def _logits(self, batch: Batch) -> Logits:
-        distances = self._distances(batch)
-        beyond = None if self.radius is None else distances > self.radius
-        logits = np.divide(distances, -self.temperature, out=distances)
-        if beyond is not None:
-            logits[beyond] = -np.inf
-        return logits
+        return self._of_distances(self._distances(batch))
 
     def _pair_logits(self, batch: Batch) -> PairLogits | None:
         queries, keys = (_positions(self.space, batch, place) for place in (0, 1))
 
         def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
             q, k, _ = batch.which[problem]
-            self._cut(self.space._pairwise(queries[q, i : i + 1], keys[k][ids])[0], out)
+            out[:] = self._of_distances(self.space._pairwise(queries[q, i : i + 1], keys[k][ids])[0])
 
         return fill
 
-    def _cut(self, distances: Logits, out: Logits) -> None:
-        """Fill out with the logits of distances, -inf beyond the radius."""
-        np.divide(distances, -self.temperature, out=out)
-        if self.radius is not None:
-            out[distances > self.radius] = -np.inf
+    def _of_distances(self, distances: Logits) -> Logits:
+        """Return the logits in place of distances, -inf beyond the radius."""
+        beyond = None if self.radius is None else distances > self.radius
+        logits = np.divide(distances, -self.temperature, out=distances)
+        if beyond is not None:
+            logits[beyond] = -np.inf
+        return logits
 
 
 def _positions(space: Manifold, batch: Batch, place: int) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Attention over the pairs that a sparse mask lists, query by query, of any mechanism that knows the logit of a pair."""
+"""Attention over the pairs that a sparse mask lists, query by query, of any mechanism that has logits of pairs."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
