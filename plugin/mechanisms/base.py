@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
-from attnbridge.masks import Mask, as_attention_mask
+from attnbridge.masks import Mask, SparseMask, as_attention_mask
+from attnbridge.mechanisms.listed import ListedRow, PairLogits, attend_listed
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_count, as_floats, limit_keys, require_finite, require_given
@@ -449,6 +450,9 @@ class Attention(ABC):
         seed: int | None = None,
     ) -> "Attended":
         """Return outputs (P, L, dv), weights (P, L, S) if needed, and log-normalisers (P, L) if needed."""
+        pair_logits = self._pair_logits(batch) if isinstance(batch.mask, SparseMask) else None
+        if pair_logits is not None:
+            return Attended(*attend_listed(self, batch, pair_logits, need_weights, *self._draw(training, seed)))
         weights, total = self._weights(batch, self._masked_logits(batch))
         rate, draw = self._draw(training, seed)
         if rate > 0.0:
@@ -458,6 +462,21 @@ class Attention(ABC):
         return Attended(output, weights.astype(batch.key.dtype, copy=False) if need_weights else None, total)
 
     # ---- what subclasses build on
+
+    def _pair_logits(self, batch: Batch) -> PairLogits | None:
+        """Return what fills the logits of listed pairs, with all prepared that is of the batch; None: there is no such.
+
+        The batch's mask is a SparseMask.
+        """
+        return None
+
+    def _listed_outputs(self, batch: Batch, rows: Iterator[ListedRow]) -> Float:
+        """Return what `_outputs` does, from the weights of the queries that attend to anything."""
+        assert batch.value is not None
+        out = np.zeros((*batch.shape[:2], batch.value.shape[-1]))
+        for problem, i, ids, weights in rows:
+            kernels.weighted_sum(weights, batch.value[batch.which[problem, 2]], None, ids, out[problem, i])
+        return out.astype(batch.value.dtype, copy=False)
 
     def _draw(self, training: bool, seed: int | None) -> tuple[float, int]:
         """Return the rate of dropout of this call, and the number from which all that is random is drawn."""
@@ -504,3 +523,12 @@ class RegisteredAttention(Attention):
             for i, query in enumerate(batch.query[q]):
                 self.row.logits(query, 0.0, keys, None, options, out[problem, i])
         return out
+
+    def _pair_logits(self, batch: Batch) -> PairLogits | None:
+        keys, options = [Keys(rows) for rows in batch.key], self._options()
+
+        def fill(problem: int, i: int, ids: npt.NDArray[np.int64], out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            self.row.logits(batch.query[q, i], 0.0, keys[k], ids, options, out)
+
+        return fill

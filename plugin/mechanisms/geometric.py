@@ -9,7 +9,8 @@ import numpy.typing as npt
 from attnbridge.config import as_dropout
 from attnbridge.manifolds import Manifold, as_manifold
 from attnbridge.mechanisms.base import Attention, AttentionOutput, Batch, require_finite_rows
-from attnbridge.mechanisms.row import Logits, positive
+from attnbridge.mechanisms.listed import PairLogits
+from attnbridge.mechanisms.row import Ids, Logits, positive
 from attnbridge.validation import as_bool
 
 _NAMES = ("query_pos", "key_pos", "features")
@@ -155,7 +156,19 @@ class GeometricAttention(Attention):
         return out
 
     def _logits(self, batch: Batch) -> Logits:
-        distances = self._distances(batch)
+        return self._of_distances(self._distances(batch))
+
+    def _pair_logits(self, batch: Batch) -> PairLogits | None:
+        queries, keys = (_positions(self.space, batch, place) for place in (0, 1))
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            out[:] = self._of_distances(self.space._pairwise(queries[q, i : i + 1], keys[k][ids])[0])
+
+        return fill
+
+    def _of_distances(self, distances: Logits) -> Logits:
+        """Return the logits in place of distances, -inf beyond the radius."""
         beyond = None if self.radius is None else distances > self.radius
         logits = np.divide(distances, -self.temperature, out=distances)
         if beyond is not None:

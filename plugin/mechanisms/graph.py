@@ -1,7 +1,7 @@
 """Graph attention (GAT): a small network scores each edge from both its ends."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.config import AGGREGATIONS, GraphAttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
+from attnbridge.masks import SparseMask
 from attnbridge.mechanisms.base import Attended, Attention, AttentionOutput, Batch
 from attnbridge.mechanisms.graph_logits import (
     COSINE_TEMPERATURE,
@@ -23,6 +24,7 @@ from attnbridge.mechanisms.graph_logits import (
     fitting,
     parameters_option,
 )
+from attnbridge.mechanisms.listed import ListedRow, PairLogits
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, gathered, optional, positive
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_choice, as_count, as_floats, as_number, require_finite
@@ -342,8 +344,9 @@ class GraphAttention(Attention):
         need_context : bool, default False
         training : bool, default False
         seed : int, optional
-        edge_features : array_like, broadcastable to (..., L, S, edge_dim)
-            With edge_dim, and only then.
+        edge_features : array_like, broadcastable to (..., L, S, edge_dim), or (nnz, edge_dim)
+            With edge_dim, and only then. A matrix under a SparseMask has a row for each of its pairs, in the order of
+            its `to_pairs`.
 
         Returns
         -------
@@ -374,8 +377,9 @@ class GraphAttention(Attention):
         key : array_like, (..., S, d)
         mask : array_like or SparseMask, broadcastable to (..., L, S), optional
         is_causal : bool, default False
-        edge_features : array_like, broadcastable to (..., L, S, edge_dim)
-            With edge_dim, and only then.
+        edge_features : array_like, broadcastable to (..., L, S, edge_dim), or (nnz, edge_dim)
+            With edge_dim, and only then. A matrix under a SparseMask has a row for each of its pairs, in the order of
+            its `to_pairs`.
 
         Returns
         -------
@@ -404,8 +408,9 @@ class GraphAttention(Attention):
         key : array_like, (..., S, d)
         mask : array_like or SparseMask, broadcastable to (..., L, S), optional
         is_causal : bool, default False
-        edge_features : array_like, broadcastable to (..., L, S, edge_dim)
-            With edge_dim, and only then.
+        edge_features : array_like, broadcastable to (..., L, S, edge_dim), or (nnz, edge_dim)
+            With edge_dim, and only then. A matrix under a SparseMask has a row for each of its pairs, in the order of
+            its `to_pairs`.
 
         Returns
         -------
@@ -432,14 +437,52 @@ class GraphAttention(Attention):
         if self.in_dim is not None:
             require_dim(self.in_dim, batch.query.shape[-1])
         batch.require_finite()
+        if self._edges is not None and self._edges.ndim == 2 and isinstance(batch.mask, SparseMask):
+            out, fill = np.zeros(batch.shape), self._pair_logits(batch)
+            for problem, i in np.ndindex(*batch.shape[:2]):
+                ids = batch.mask._row(i).astype(np.int64)
+                row = np.empty(len(ids))
+                fill(problem, i, ids, row)
+                out[problem, i, ids] = row
+            return out
+        scorer: Any = self._scorer  # once: another thread may set parameters meanwhile
         edges, out = self._edge_blocks(batch), np.empty(batch.shape)
-        keys = [self._scorer.keys(rows) for rows in batch.key]
-        queries = [self._scorer.queries(rows) for rows in batch.query]
+        keys, queries = [scorer.keys(rows) for rows in batch.key], [scorer.queries(rows) for rows in batch.query]
         for problem, (q, k, _) in enumerate(batch.which):
             for i, query in enumerate(queries[q]):
                 along = None if edges is None else edges[problem][i]
-                self._scorer.logits(query, keys[k], along, out[problem, i])
+                scorer.logits(query, keys[k], along, out[problem, i])
         return out
+
+    def _pair_logits(self, batch: Batch) -> PairLogits:
+        if self.in_dim is not None:
+            require_dim(self.in_dim, batch.query.shape[-1])
+        batch.require_finite()
+        scorer: Any = self._scorer
+        along = self._listed_edges(batch)
+        keys, queries = [scorer.keys(rows) for rows in batch.key], [scorer.queries(rows) for rows in batch.query]
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            scorer.logits(queries[q][i], keys[k], along(problem, i, ids), out, ids)
+
+        return fill
+
+    def _listed_edges(self, batch: Batch) -> Callable[[int, int, Ids], Float | None]:
+        """Return what finds the edges' features (m, edge_dim) of a query of a problem with keys that its mask lists."""
+        mask, listed = batch.mask, self._edges
+        assert isinstance(mask, SparseMask)
+        if listed is None or listed.ndim != 2:
+            edges = self._edge_blocks(batch)
+            return lambda problem, i, ids: None if edges is None else edges[problem][i][ids]
+        want = (mask.nnz, self.edge_dim)
+        if listed.shape != want:
+            raise DimensionMismatchError(
+                f"edge_features as a matrix must be {want} under a SparseMask, a row for each of its pairs, got shape "
+                f"{listed.shape}; those of keys, alike for all queries, go in as edge_features[None]"
+            )
+        require_finite(listed, "edge_features")
+        return lambda problem, i, ids: listed[mask.indptr[i] : mask.indptr[i] + len(ids)]
 
     def _edge_blocks(self, batch: Batch) -> Any:
         """Return the edges' features (P, L, S, edge_dim) of a batch, None without any."""
@@ -472,6 +515,8 @@ class GraphAttention(Attention):
         training: bool = False,
         seed: int | None = None,
     ) -> Attended:
+        if isinstance(batch.mask, SparseMask):
+            return super()._attend(batch, need_weights, need_context, training, seed)
         logits = self._masked_logits(batch)
         attended = None if self.aggregation == "sum" else logits > -np.inf
         weights, total = self._weights(batch, logits)
@@ -487,6 +532,19 @@ class GraphAttention(Attention):
         else:
             output = _largest(batch, weights, attended)
         return Attended(output, weights.astype(batch.key.dtype, copy=False) if need_weights else None, total)
+
+    def _listed_outputs(self, batch: Batch, rows: Iterator[ListedRow]) -> Float:
+        if self.aggregation == "sum":
+            return super()._listed_outputs(batch, rows)
+        assert batch.value is not None
+        out = np.zeros((*batch.shape[:2], batch.value.shape[-1]))
+        for problem, i, ids, weights in rows:
+            value = batch.value[batch.which[problem, 2]]
+            if self.aggregation == "mean":
+                kernels.weighted_sum(weights / len(weights), value, None, ids, out[problem, i])
+            else:
+                out[problem, i] = (weights[:, None] * value[ids]).max(axis=0)
+        return out.astype(batch.value.dtype, copy=False)
 
 
 def _largest(batch: Batch, weights: Wide, attended: npt.NDArray[np.bool_]) -> Float:

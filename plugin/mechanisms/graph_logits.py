@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
-from attnbridge.mechanisms.row import Logits, Options
+from attnbridge.mechanisms.row import Ids, Logits, Options
 from attnbridge.metric import squares
 from attnbridge.validation import as_floats, require_finite
 
@@ -71,11 +71,16 @@ class Cosine:
         return _inverse_lengths(rows)
 
     def logits(
-        self, query: Wide, keys: tuple[npt.NDArray[Any], Wide], edges: npt.NDArray[Any] | None, out: Logits
+        self,
+        query: Wide,
+        keys: tuple[npt.NDArray[Any], Wide],
+        edges: npt.NDArray[Any] | None,
+        out: Logits,
+        ids: Ids | None = None,
     ) -> None:
-        """Fill out (S,) from a query's direction and the keys; without parameters edges have no features."""
+        """Fill out (m,) from a query's direction and some keys or all; without parameters edges have no features."""
         rows, factors = keys
-        kernels.dot(query, 0.0, rows, factors, None, None, 1.0 / self.temperature, out)
+        kernels.dot(query, 0.0, rows, factors, None, ids, 1.0 / self.temperature, out)
 
 
 class Network:
@@ -102,13 +107,15 @@ class Network:
     def _score(self, projected: Wide, name: str) -> Wide:
         return _projected(projected, self.arrays[name][None])
 
-    def logits(self, query: Wide, keys: Wide, edges: npt.NDArray[Any] | None, out: Logits) -> None:
-        """Fill out (S,) from a query's and the keys' projections and raw edge features (S, edge_dim)."""
+    def logits(
+        self, query: Wide, keys: Wide, edges: npt.NDArray[Any] | None, out: Logits, ids: Ids | None = None
+    ) -> None:
+        """Fill out (m,) from projections of a query and of some keys or all, and raw edge features (m, edge_dim)."""
         along = None if edges is None else _projected(edges, self.arrays["V"])
         if self.version == "v1" and along is not None:
             along = self._score(along, "a_e")
         a = self.arrays["a"] if self.version == "v2" else np.ones(1)  # v1's sum is a scalar when LeakyReLU sees it
-        kernels.gatv2(query, keys, along, a, self.slope, 1.0 / self.temperature, out)
+        kernels.gatv2(query, keys if ids is None else keys[ids], along, a, self.slope, 1.0 / self.temperature, out)
 
 
 class GraphParameters(dict[str, Any]):

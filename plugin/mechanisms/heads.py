@@ -6,12 +6,16 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge import kernels
 from attnbridge.config import heads_divide
 from attnbridge.errors import NumericalInstabilityError
+from attnbridge.masks import SparseMask
 from attnbridge.mechanisms.base import Attended, Attention, Batch
 from attnbridge.mechanisms.dense import attend_dense
 from attnbridge.mechanisms.head_logits import NONE, Parameters, head_mean_logits, log_mean_weights
-from attnbridge.mechanisms.row import Logits, Options, scale_or_default
+from attnbridge.mechanisms.listed import PairLogits
+from attnbridge.mechanisms.pairs import attend_sparse
+from attnbridge.mechanisms.row import Ids, Logits, Options, scale_or_default
 from attnbridge.mechanisms.standard import ScaledDotProductAttention
 from attnbridge.metric import Keys
 from attnbridge.validation import Float
@@ -68,13 +72,16 @@ class Heads(Attention):
         assert batch.value is not None
         held, (rate, draw) = self._held, self._draw(training, seed)
         projected, heads = self._project(batch, held), self.num_heads
-        scale = scale_or_default(projected.query.shape[-1] // heads, self.scale)
-        output, weights, total = attend_dense(
-            projected, scale=scale, heads=heads, need_weights=need_weights, rate=rate, draw=draw
-        )
-        assert total is not None
-        totals = total.reshape(-1, heads, batch.shape[1])
-        kept = None if weights is None else weights.reshape(-1, heads, *batch.shape[1:])
+        if isinstance(batch.mask, SparseMask):
+            output, kept, totals = self._attend_listed(projected, batch.mask, need_weights, rate, draw)
+        else:
+            scale = scale_or_default(projected.query.shape[-1] // heads, self.scale)
+            output, weights, total = attend_dense(
+                projected, scale=scale, heads=heads, need_weights=need_weights, rate=rate, draw=draw
+            )
+            assert total is not None
+            totals = total.reshape(-1, heads, batch.shape[1])
+            kept = None if weights is None else weights.reshape(-1, heads, *batch.shape[1:])
         if "W_o" in held:
             rows = output
             with np.errstate(over="ignore", invalid="ignore"):
@@ -89,6 +96,43 @@ class Heads(Attention):
             batch.require_finite()
             raise NumericalInstabilityError("output must be within float32 (3.4e38); rescale value, or give float64")
         return output, kept, totals
+
+    def _attend_listed(
+        self, projected: Batch, mask: SparseMask, need_weights: bool, rate: float, draw: int
+    ) -> tuple[Float, Float | None, Logits]:
+        """Return what `_attend_heads` does, before W_o, over the pairs of a mask."""
+        made = [
+            attend_sparse(
+                part,
+                mask,
+                scale=self.scale,
+                rate=rate,
+                draw=draw,
+                need_weights=need_weights,
+                head=h,
+                heads=self.num_heads,
+            )
+            for h, (_, part) in enumerate(self._parts(projected))
+        ]
+        weights = [head.weights for head in made if head.weights is not None]
+        totals = [head.logsumexp for head in made if head.logsumexp is not None]
+        kept = np.stack(weights, axis=1) if need_weights else None
+        return np.concatenate([head.output for head in made], axis=-1), kept, np.stack(totals, axis=1)
+
+    def _pair_logits(self, batch: Batch) -> PairLogits:
+        """Return what fills the logarithms of the mean of the heads' weights over the listed keys."""
+        projected = self._project(batch, self._held)
+        parts = [(part.query, part.key) for _, part in self._parts(projected)]
+        scale = scale_or_default(projected.query.shape[-1] // self.num_heads, self.scale)
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            heads = np.empty((len(parts), 1, 1, len(ids)))
+            for (queries, keys), head in zip(parts, heads, strict=True):
+                kernels.dot(queries[q, i], 0.0, keys[k], None, None, ids, scale, head[0, 0])
+            out[:] = log_mean_weights(heads)[0, 0]
+
+        return fill
 
     def _project(self, batch: Batch, held: Parameters) -> Batch:
         """Return the batch of the projected queries, keys and values."""

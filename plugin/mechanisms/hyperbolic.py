@@ -1,6 +1,6 @@
 """Attention by distance on a manifold."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +10,7 @@ from attnbridge import kernels
 from attnbridge.manifolds import HyperbolicSpace
 from attnbridge.mechanisms.base import Batch, require_finite_rows
 from attnbridge.mechanisms.geometric import GeometricAttention
+from attnbridge.mechanisms.listed import ListedRow
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, of_outputs, positive
 from attnbridge.metric import MAPS, Keys, Metric, squares
 from attnbridge.validation import Float, as_choice
@@ -143,32 +144,50 @@ class HyperbolicAttention(GeometricAttention):
 
     def _logits(self, batch: Batch) -> Logits:
         """Return what the registry's row gives, to the bit."""
+        fill, out = self._pair_logits(batch), np.empty(batch.shape)
+        for problem, rows in enumerate(out):
+            for i, row in enumerate(rows):
+                fill(problem, i, None, row)
+        return out
+
+    def _pair_logits(self, batch: Batch) -> Callable[[int, int, Ids | None, Logits], None]:
         require_finite_rows(batch.key, batch.names[1])
         options, metric = self._options(), self._metric
         points = [metric.points(rows) for rows in batch.key]
         keys = [Keys(rows, *metric.row_terms(rows, batch.names[1])) for rows in points]
         queries = [metric.prepare(metric.points(rows), batch.names[0]) for rows in batch.query]
-        out = np.empty(batch.shape)
-        for problem, (q, k, _) in enumerate(batch.which):
-            for i, (query, factor) in enumerate(zip(*queries[q], strict=True)):
-                self.row.logits(query, factor, keys[k], None, options, out[problem, i])
-        if self.radius is not None:
-            out[out * -self.temperature > self.radius] = -np.inf
-        return out
+
+        def fill(problem: int, i: int, ids: Ids | None, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            rows, factors = queries[q]
+            self.row.logits(rows[i], factors[i], keys[k], ids, options, out)
+            if self.radius is not None:
+                out[out * -self.temperature > self.radius] = -np.inf
+
+        return fill
 
     def _outputs(self, batch: Batch, weights: Logits) -> Float:
         if self.values == "euclidean":
             return super()._outputs(batch, weights)
+        every = (ListedRow(p, i, None, row) for p, rows in enumerate(weights) for i, row in enumerate(rows))
+        return self._midpoints(batch, every)
+
+    def _listed_outputs(self, batch: Batch, rows: Iterator[ListedRow]) -> Float:
+        return super()._listed_outputs(batch, rows) if self.values == "euclidean" else self._midpoints(batch, rows)
+
+    def _midpoints(self, batch: Batch, rows: Iterator[ListedRow]) -> Float:
+        """Return the Einstein midpoint of each query's values under its weights, (P, L, dv)."""
         assert batch.value is not None
         require_finite_rows(batch.value, batch.names[2])
         metric = self._metric
-        points = [metric.points(rows) for rows in batch.value]
-        factors = [2.0 / self.space.margins(squares(rows), batch.names[2]) for rows in points]
-        sums = np.empty((*weights.shape[:2], batch.value.shape[-1]))
-        moments = np.empty(weights.shape[:2])
-        for problem, (rows, number) in enumerate(zip(weights, batch.which[:, 2], strict=True)):
-            np.dot(rows, factors[number] - 1.0, out=moments[problem])
-            for i, row in enumerate(rows):
-                kernels.weighted_sum(row, points[number], factors[number], None, sums[problem, i])
-        midpoints = self.space._cast(self.space.midpoint(weights.sum(axis=-1), moments, sums), batch.value.dtype, None)
+        points = [metric.points(values) for values in batch.value]
+        factors = [2.0 / self.space.margins(squares(values), batch.names[2]) for values in points]
+        sums = np.zeros((*batch.shape[:2], batch.value.shape[-1]))
+        totals, moments = np.zeros(batch.shape[:2]), np.zeros(batch.shape[:2])
+        for problem, i, ids, weights in rows:
+            number = batch.which[problem, 2]
+            own = factors[number] if ids is None else factors[number][ids]
+            totals[problem, i], moments[problem, i] = weights.sum(), weights @ (own - 1.0)
+            kernels.weighted_sum(weights, points[number], factors[number], ids, sums[problem, i])
+        midpoints = self.space._cast(self.space.midpoint(totals, moments, sums), batch.value.dtype, None)
         return metric.given(midpoints)

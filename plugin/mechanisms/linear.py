@@ -13,6 +13,7 @@ from attnbridge.config import EPS_REMEDY, AttentionConfig
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.masks import DenseMask
 from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
+from attnbridge.mechanisms.listed import PairLogits
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, gathered, optional, positive
 from attnbridge.metric import Keys, squares
 from attnbridge.validation import as_bool, as_choice, as_count, as_number
@@ -87,16 +88,16 @@ class _KeyFeatures:
         self.top = logs.max(axis=1)
         self.features = np.exp(logs - self.top[:, None])
 
-    def logits(self, query: npt.NDArray[np.float64], out: Logits) -> None:
-        """Fill out (n,) with log(phi(query) . phi(key)), from the query's log-features."""
+    def logits(self, query: npt.NDArray[np.float64], ids: Ids | None, out: Logits) -> None:
+        """Fill out (m,) with log(phi(query) . phi(key)) of some keys or all, from the query's log-features."""
         top = query.max()
-        kernels.dot(np.exp(query - top), 0.0, self.features, None, None, None, 1.0, out)
+        kernels.dot(np.exp(query - top), 0.0, self.features, None, None, ids, 1.0, out)
         lost = np.flatnonzero(out < _SMALLEST)
         out[lost] = 1.0
         np.log(out, out)
-        out += top + self.top
+        out += top + (self.top if ids is None else self.top[ids])
         for j in lost:
-            out[j] = kernels.logsumexp(query + self.logs[j])
+            out[j] = kernels.logsumexp(query + self.logs[j if ids is None else ids[j]])
 
 
 def _fill(queries: Rows, keys: Rows, options: Options, names: tuple[str, str], out: Logits) -> None:
@@ -132,7 +133,7 @@ def _elu(rows: Rows, scale: float | None) -> tuple[Features, npt.NDArray[np.bool
 def _fill_by_logs(queries: Rows, keys: Rows, options: Options, names: tuple[str, str], out: Logits) -> None:
     pairs = _KeyFeatures(log_features(keys, options, names[1]))
     for query, row in zip(log_features(queries, options, names[0]), out, strict=True):
-        pairs.logits(query, row)
+        pairs.logits(query, None, row)
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
@@ -201,8 +202,8 @@ class LinearAttention(RegisteredAttention):
 
     Notes
     -----
-    Causal calls and boolean masks of keys, (S,) or (..., 1, S), take linear time; under other masks, and where weights
-    are asked for, all pairs are computed.
+    Causal calls and boolean masks of keys, (S,) or (..., 1, S), take linear time; under a `SparseMask` its pairs are
+    computed, under other masks, and where weights are asked for, all pairs.
 
     References
     ----------
@@ -320,6 +321,32 @@ class LinearAttention(RegisteredAttention):
         for problem, (q, k, _) in enumerate(batch.which):
             _fill(batch.query[q], batch.key[k], self._options(), batch.names[:2], out[problem])
         return out
+
+    def _pair_logits(self, batch: Batch) -> PairLogits | None:
+        if self.feature_map == "favor":
+            return self._by_logs(batch)
+        queries, keys = ([_elu(rows, self.scale) for rows in blocks] for blocks in (batch.query, batch.key))
+        if any(fine is not None for _, fine in (*queries, *keys)):
+            return self._by_logs(batch)
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            kernels.dot(queries[q][0][i], 0.0, keys[k][0], None, None, ids, 1.0, out)
+            np.log(out, out)
+
+        return fill
+
+    def _by_logs(self, batch: Batch) -> PairLogits:
+        """Return what fills logits of pairs however large or small their products are."""
+        options = self._options()
+        queries = [log_features(rows, options, batch.names[0]) for rows in batch.query]
+        keys = [_KeyFeatures(log_features(rows, options, batch.names[1])) for rows in batch.key]
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            keys[k].logits(queries[q][i], ids, out)
+
+        return fill
 
     def _weights(self, batch: Batch, logits: Logits) -> tuple[Logits, npt.NDArray[np.float64]]:
         weights, total = super()._weights(batch, logits)

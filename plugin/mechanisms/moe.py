@@ -12,10 +12,11 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
-from attnbridge.masks import DenseMask
+from attnbridge.masks import DenseMask, SparseMask
 from attnbridge.mechanisms.base import Attended, Attention, Batch, limit_length
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.linear import LinearAttention
+from attnbridge.mechanisms.listed import PairLogits, attend_listed, visible
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_count, as_floats, as_number, require_finite
@@ -145,6 +146,9 @@ class MixtureOfExpertsAttention(Attention):
     g = softmax(q W_r + b_r) over the top_k experts, 0 for the others. Weights are mixed, not logits, whose sizes differ
     from type to type; the logits of the mixture are the logarithms of its weights. An expert whose logits are of pairs
     is computed for the queries that are sent to it, another one for all.
+
+    Under a `SparseMask` its pairs alone are computed, unless a query is sent to an expert whose logits depend on keys
+    that the mask does not list ("sparse"): then all pairs are.
 
     Parameters
     ----------
@@ -427,6 +431,35 @@ class MixtureOfExpertsAttention(Attention):
                 out[problem, who] = mixed
         return out
 
+    def _pair_logits(self, batch: Batch) -> PairLogits | None:
+        return self._mixture(batch, self._gates(_queries(batch), False, 0))
+
+    def _mixture(self, batch: Batch, gates: Gates) -> PairLogits | None:
+        """Return what fills the logarithms of the mixed weights over listed keys, None where an expert has no pairs."""
+        gates = gates.reshape(*batch.query.shape[:2], len(self.experts))
+        listed: list[Any] = [None] * len(self.experts)
+        for number in np.flatnonzero(gates.any(axis=(0, 1))).tolist():
+            expert = self.experts[number]
+            own = replace(batch, is_causal=batch.is_causal or expert.causal)
+            listed[number] = own, expert._pair_logits(own)
+            if listed[number][1] is None:
+                return None
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            shares = gates[batch.which[problem, 0], i]
+            out[:] = -np.inf
+            for number in np.flatnonzero(shares):
+                own, pair_logits = listed[number]
+                seen = visible(ids, i, own.is_causal)
+                if not len(seen):
+                    continue
+                row = np.empty(len(seen))
+                pair_logits(problem, i, seen, row)
+                _to_log_weights(self.experts[number], own, row)
+                _mix(out[: len(seen)], shares[number], row)
+
+        return fill
+
     def _attend(
         self,
         batch: Batch,
@@ -436,6 +469,10 @@ class MixtureOfExpertsAttention(Attention):
         seed: int | None = None,
     ) -> Attended:
         rate, draw = self._draw(training, seed)
+        if isinstance(batch.mask, SparseMask):
+            mixture = self._mixture(batch, self._gates(_queries(batch), training, draw))
+            if mixture is not None:
+                return Attended(*attend_listed(self, batch, mixture, need_weights, rate, draw))
         weights, total = self._weights(batch, self._mixed(batch, self._gates(_queries(batch), training, draw)))
         if rate > 0.0:
             for problem in range(len(weights)):
@@ -504,6 +541,16 @@ def _log_weights(expert: Attention, batch: Batch) -> Logits:
         for row in rows:
             _log_shares(row)
     return logits
+
+
+def _to_log_weights(expert: Attention, batch: Batch, row: Logits) -> None:
+    """Put the logarithms of an expert's weights in place of its logits of all keys that a query attends to."""
+    if not isinstance(expert, LinearAttention) or expert.eps == 0.0:
+        _log_shares(row)
+        return
+    weights, _ = expert._weights(batch, row[None, None])
+    with np.errstate(divide="ignore"):
+        np.log(weights[0, 0], row)
 
 
 def _is_softmax(expert: Attention) -> bool:

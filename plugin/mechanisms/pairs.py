@@ -26,7 +26,15 @@ class Pairs(NamedTuple):
 
 
 def attend_sparse(
-    batch: Batch, mask: SparseMask, *, scale: float | None, rate: float = 0.0, draw: int = 0, need_weights: bool = False
+    batch: Batch,
+    mask: SparseMask,
+    *,
+    scale: float | None,
+    rate: float = 0.0,
+    draw: int = 0,
+    need_weights: bool = False,
+    head: int = 0,
+    heads: int = 1,
 ) -> Attended:
     """Return the attention of each problem of a batch over the pairs of a mask, which stands for the batch's own.
 
@@ -41,8 +49,10 @@ def attend_sparse(
         Dropout as `kernels.drop` takes it: the same pairs are dropped as by dense attention.
     need_weights : bool
         Return (P, L, S) weights too.
+    head, heads : int
+        Which of how many the batch is a share of: of other heads, other pairs are dropped.
     """
-    return attend_pairs(batch, [Pairs(mask)] * len(batch.which), 0, scale, rate, draw, need_weights)
+    return attend_pairs(batch, [Pairs(mask)] * len(batch.which), 0, scale, rate, draw, need_weights, head, heads)
 
 
 def attend_pairs(
@@ -53,6 +63,8 @@ def attend_pairs(
     rate: float = 0.0,
     draw: int = 0,
     need_weights: bool = False,
+    head: int = 0,
+    heads: int = 1,
 ) -> Attended:
     """Return the attention of each problem over its pairs; a causal query i sees keys 0 .. first + i."""
     batch.require_finite()  # a key that nobody attends to would not show in the result
@@ -66,7 +78,7 @@ def attend_pairs(
     for problem, (q, k, v) in enumerate(batch.which):
         arrays = batch.query[q], batch.key[k], value[0 if batch.value is None else v]
         filled = out[problem], weights[problem], total[problem]
-        if _attend_problem(*arrays, pairs[problem], reach, factor, rate, draw, problem, *filled):
+        if _attend_problem(*arrays, pairs[problem], reach, factor, rate, draw, problem * heads + head, *filled):
             raise_beyond_float64(batch, len(pairs[problem].bias) > 0)
     return Attended(out, weights if need_weights else None, total)
 

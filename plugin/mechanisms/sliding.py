@@ -11,6 +11,7 @@ from attnbridge import kernels
 from attnbridge.config import WINDOW_REMEDY
 from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms.base import Attended, Attention, Batch
+from attnbridge.mechanisms.listed import PairLogits
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, scale_or_default
 from attnbridge.mechanisms.standard import SCALE, DenseAttention, check_limits
 from attnbridge.metric import Keys
@@ -169,6 +170,18 @@ class SlidingWindowAttention(DenseAttention):
             for i, query in enumerate(batch.query[q]):
                 self.row.logits(query, 0.0, keys, None, options | {"position": places[i]}, out[problem, i])
         return out
+
+    def _pair_logits(self, batch: Batch) -> PairLogits | None:
+        options, places = self._options(), self._positions(batch)
+        scale = scale_or_default(batch.query.shape[-1], self.scale)
+
+        def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
+            q, k, _ = batch.which[problem]
+            kernels.dot(batch.query[q, i], 0.0, batch.key[k], None, None, ids, scale, out)
+            first, stop = _band(places[i], options, batch.shape[2])
+            out[(ids < first) | (ids >= stop)] = -np.inf
+
+        return fill
 
     def _attend(self, batch: Batch, *args: Any) -> Attended:
         if self.position is None:

@@ -156,8 +156,12 @@ class DenseAttention(RegisteredAttention):
     ) -> Attended:
         rate, draw = self._draw(training, seed)
         tiling = self._tiling()
-        if isinstance(batch.mask, SparseMask) and "left" not in tiling:
-            return attend_sparse(batch, batch.mask, scale=self.scale, rate=rate, draw=draw, need_weights=need_weights)
+        if isinstance(batch.mask, SparseMask):
+            mask = batch.mask
+            if "left" in tiling:
+                ahead = mask.indices - mask._rows()
+                mask = mask._filtered((ahead >= -tiling["left"]) & (ahead <= tiling["right"]))
+            return attend_sparse(batch, mask, scale=self.scale, rate=rate, draw=draw, need_weights=need_weights)
         scale = scale_or_default(batch.query.shape[-1], self.scale)
         return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw, **tiling)
 
