@@ -104,6 +104,16 @@ def test_batches_and_dropout_are_those_of_the_dense_mask(rng, name):
         assert (got.output != other.output).any()
 
 
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_no_pairs_and_a_single_query(rng, name):
+    q, k, v = sequences(rng, name)
+    mechanism = MECHANISMS[name]()
+    none = mechanism.forward(q, k, v, ab.SparseMask.from_pairs([], [], (KEYS, KEYS)), need_context=True)
+    assert not none.output.any()
+    assert (none.context.logsumexp == -np.inf).all()
+    require_same(mechanism, (q[0], k, v), ab.SparseMask.from_pairs([0, 0], [3, 5], (1, KEYS)), 1e-10)
+
+
 @pytest.mark.parametrize("name", [name for name in MECHANISMS if name != "sliding at places"])
 def test_memory_grows_with_the_pairs(rng, name):
     count = 20_000

@@ -321,7 +321,8 @@ class Attention(ABC):
         key : array_like, (..., S, d)
         value : array_like, (..., S, dv)
         mask : array_like or SparseMask, broadcastable to (..., L, S), optional
-            Boolean: True attends. Float: added to the logits. A query that may attend to nothing has zero output.
+            Boolean: True attends. Float: added to the logits. A query that may attend to nothing has zero output. Under
+            a `SparseMask` only its pairs are computed, in memory that does not grow with L x S.
         is_causal : bool, default False
             Query i attends to keys 0..i only.
         need_weights : bool, default False
