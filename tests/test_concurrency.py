@@ -1,6 +1,7 @@
 """Eight threads search while one writes, others copy, save and fork, and another process reads what is saved."""
 
 import copy
+import faulthandler
 import os
 import pickle
 import signal
@@ -249,7 +250,7 @@ def test_searches_and_copies_while_one_writes(tmp_path, rounds, index):
         assert other.stdout.readline() == "open\n", other.stderr.read()
         for thread in threads:
             thread.start()
-        children = forked_searches(stress)
+        children = forked_searches(stress, PATIENCE * rounds(1, 5))
         for thread in threads:
             thread.join(PATIENCE * rounds(1, 20))
             assert not thread.is_alive(), "deadlock"
@@ -270,7 +271,7 @@ def test_searches_and_copies_while_one_writes(tmp_path, rounds, index):
     stress.whole(stress.bridge)
 
 
-def forked_searches(stress):
+def forked_searches(stress, patience=PATIENCE):
     """Fork now and then until the writer is done; return the exit codes of the children, which search and write."""
     codes = set()
     while not codes or not stress.over.wait(0.3):
@@ -278,7 +279,8 @@ def forked_searches(stress):
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of a fork with threads
             child = os.fork()
         if not child:
-            signal.alarm(PATIENCE)
+            faulthandler.dump_traceback_later(patience - 5)  # where it hangs, if it does
+            signal.alarm(patience)
             code = 1
             try:
                 rng = np.random.default_rng(5)
