@@ -265,7 +265,9 @@ class Life(RuleBasedStateMachine):
     def tune(self):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no setting may reach the target
+            before = self.bridge.config
             self.bridge.tune(0.9, k=3, sample=6, progress=False)
+        self.bridge._set_search(before["ef"], before["candidates"])  # a recall of 0.9 is not what the model has
 
     # ---- copies
 
