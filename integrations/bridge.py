@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from attnbridge.integrations.view import Allowed, View
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.mechanisms.standard import SCALED_DOT
 from attnbridge.metric import Metric
-from attnbridge.rerank import Stage
+from attnbridge.rerank import Stage, as_stages
 from attnbridge.scoring import metric_of, resolve
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_text, as_vector
@@ -298,8 +298,9 @@ class AttentionVectorBridge(Constructors):
         time_budget: float | None = None,
         query_tokens: npt.ArrayLike | None = None,
         query_token_weights: npt.ArrayLike | None = None,
+        query_text: str | None = None,
         position: float | None = None,
-        rerank: Stage | Sequence[Stage] = (),
+        rerank: Stage | str | Sequence[Stage | str] = (),
     ) -> Hits:
         """Return the best k documents for one query.
 
@@ -343,10 +344,13 @@ class AttentionVectorBridge(Constructors):
             The query's token vectors, for `LateInteraction`, and for attention="cross" where tokens are stored.
         query_token_weights : array_like, (m,), optional
             Weights of the query's tokens, for instance their idf; equal by default.
+        query_text : str, optional
+            The query in words, for stages that read it.
         position : float, optional
             With attention="sliding", which needs it, the query's place: documents in the window around it are searched.
-        rerank : Stage or list of Stage
-            Stages after the attention's ranking, in this order.
+        rerank : Stage, str or list of those
+            Stages after the attention's ranking, in this order; as objects, or as text such as "expansion(top=5)".
+            "default" has fixed settings: late interaction where tokens are stored, expansion otherwise.
 
         Returns
         -------
@@ -385,7 +389,7 @@ class AttentionVectorBridge(Constructors):
             view, (exclude,) = store.rows_of(id_list(id))
             vector = view.vectors(np.array([exclude]))[0]
             reads_tokens = self._attention.token_logits is not None
-            reads_tokens |= any(stage.requires_tokens for stage in _stages(rerank))
+            reads_tokens |= any(stage.requires_tokens for stage in as_stages(rerank))
             if query_tokens is None and reads_tokens and view.tokens is not None:
                 own = view.tokens_of(exclude)
                 query_tokens = own if len(own) else None
@@ -409,6 +413,7 @@ class AttentionVectorBridge(Constructors):
             rerank=rerank,
             query_tokens=None if query_tokens is None else [query_tokens],
             query_token_weights=None if query_token_weights is None else [query_token_weights],
+            query_texts=None if query_text is None else [query_text],
             positions=None if position is None else [position],
             threads=1,
         )[0]
@@ -431,8 +436,9 @@ class AttentionVectorBridge(Constructors):
         time_budget: float | None = None,
         query_tokens: Sequence[npt.ArrayLike] | None = None,
         query_token_weights: Sequence[npt.ArrayLike | None] | None = None,
+        query_text: Sequence[str] | None = None,
         position: float | Sequence[float] | None = None,
-        rerank: Stage | Sequence[Stage] = (),
+        rerank: Stage | str | Sequence[Stage | str] = (),
         threads: int | None = None,
     ) -> list[Hits]:
         """Return the best k documents for each query; the same, to the bit, as `search` for each alone.
@@ -458,9 +464,11 @@ class AttentionVectorBridge(Constructors):
             One for each query.
         query_token_weights : list of array_like (m_i,), optional
             One for each query.
+        query_text : list of str, optional
+            One for each query.
         position : float or list of float, optional
             As for `search`, the same for all queries or one for each.
-        rerank : Stage or list of Stage
+        rerank : Stage, str or list of those
             As for `search`.
         threads : int, optional
             The bridge's own number by default.
@@ -503,6 +511,7 @@ class AttentionVectorBridge(Constructors):
             rerank=rerank,
             query_tokens=query_tokens,
             query_token_weights=query_token_weights,
+            query_texts=query_text,
             positions=None if position is None else _each(position, len(matrix), "position", _is_column),
             threads=self._threads if threads is None else usable_threads(threads),
         )
@@ -526,9 +535,10 @@ class AttentionVectorBridge(Constructors):
         exact: bool,
         time_budget: float | None,
         exclude: int,
-        rerank: Stage | Sequence[Stage],
+        rerank: Stage | str | Sequence[Stage | str],
         query_tokens: Any,
         query_token_weights: Any,
+        query_texts: Any,
         positions: Sequence[Any] | None,
         threads: int,
     ) -> list[Hits]:
@@ -542,7 +552,7 @@ class AttentionVectorBridge(Constructors):
         ranked = self._candidates if candidates is None else as_count(candidates, "candidates")
         if candidates is None and ef is not None:
             ranked = min(ranked, ef)
-        stages = _stages(rerank)
+        stages = as_stages(rerank)
         allowed = None
         if any(filter is not None for filter in filters) or any(where != (None, None) for where in wheres):
             filters, wheres = filters or [None] * len(queries), wheres or [(None, None)] * len(queries)
@@ -565,11 +575,12 @@ class AttentionVectorBridge(Constructors):
             threads=threads,
             ef=ef,
             entries=self._entries(store, entry_points, len(queries)),
+            query_texts=_query_texts(len(queries), query_texts, stages),
         )
         ranking = (self._attention, self._options)
         if self._by_position:
             ranking = (_INSIDE, {"scale": self._options["scale"]})
-        hits = Searcher(view, source, self._metric, *ranking).run(request)
+        hits = Searcher(view, source, self._metric, *ranking, store.places).run(request)
         if isinstance(source, Graph) and source.linked and not source.ready:
             self._link(False, False)  # hnswlib's index is made once the first search has its answer
         return hits
@@ -729,14 +740,19 @@ def _pairs(hits: Hits) -> list[tuple[Id, float]]:
     return list(zip(hits.ids, hits.scores.tolist(), strict=True))
 
 
-def _stages(rerank: Any) -> tuple[Stage, ...]:
-    stages = tuple(rerank) if isinstance(rerank, Iterable) else (rerank,)
-    for stage in stages:
-        if not isinstance(stage, Stage) or isinstance(stage, type):
-            raise InvalidConfigError(
-                f"rerank must be stages such as QueryExpansion() or LateInteraction(), got {stage!r}"
-            )
-    return stages
+def _query_texts(count: int, texts: Any, stages: Sequence[Stage]) -> list[str] | None:
+    """Return the checked text of each query, where a stage reads it."""
+    reading = [stage.name for stage in stages if getattr(stage, "requires_text", False)]
+    if not reading:
+        if texts is not None:
+            raise InvalidConfigError("query_text is read by no stage; add one that reads it, such as BM25")
+        return None
+    if texts is None:
+        raise InvalidInputError(f"{reading[0]} needs the query's text; pass query_text=...")
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or len(texts) != count:
+        got = len(texts) if isinstance(texts, Sequence) and not isinstance(texts, str) else repr(texts)
+        raise InvalidInputError(f"query_text must have one text for each of {count} queries, got {got}")
+    return [as_text(text, "query_text") for text in texts]
 
 
 def _query_tokens(

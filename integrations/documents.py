@@ -276,7 +276,7 @@ class Documents:
         store, source = self._state
         view = store.view
         terms = [array for array in (view.keys.scale, view.keys.bias) if array is not None]
-        tokens = 0 if view.tokens is None else sum(array.nbytes for array in view.tokens)
+        tokens = 0 if view.tokens is None else sum(array.nbytes for array in view.tokens if array is not None)
         return {
             "rows": view.keys.data.nbytes,
             "codes": view.code_bytes,

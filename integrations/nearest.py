@@ -74,6 +74,8 @@ class Request:
         Rows to begin the walk at, then -1.
     query_tokens : list of ((m, dt) float32, (m,) float64), or None
     threads : int
+    query_texts : list of str, or None
+        The queries in words.
     """
 
     queries: npt.NDArray[np.float32]
@@ -91,6 +93,7 @@ class Request:
     threads: int
     ef: int | None = None
     entries: npt.NDArray[np.int64] | None = None
+    query_texts: Sequence[str] | None = None
 
     def late(self) -> bool:
         """Return whether the time is over."""

@@ -251,6 +251,16 @@ class Payload:
         records: list[dict[str, Any]] = table.cast(plain, safe=False).to_pylist()
         return records
 
+    def values(self, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[Any]:
+        """Return one column's values, of all rows where none are named."""
+        import pyarrow as pa
+
+        place = self.names.index(name)
+        column = pa.chunked_array([chunk.arrays[place] for chunk in self._chunks], self.schema.field(place).type)
+        column = column if rows is None else column.take(pa.array(rows))
+        out: list[Any] = column.cast(python_type(column.type), safe=False).to_pylist()
+        return out
+
     def table(self, rows: npt.NDArray[np.int64] | None = None) -> "pa.Table":
         """Return all rows, or the given ones in that order, as an Arrow table (no rows where it has no columns)."""
         import pyarrow as pa

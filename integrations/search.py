@@ -1,7 +1,7 @@
 """One search: candidates from the index, logits over the stored rows, rerank stages, hits."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,21 +11,26 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.errors import InvalidInputError
-from attnbridge.hits import Hits
+from attnbridge.hits import Hits, Id
 from attnbridge.integrations.candidates import Distances, Labels, distances_of
 from attnbridge.integrations.graph import Foreign, Graph
 from attnbridge.integrations.nearest import Found, Nearest, Request
+from attnbridge.integrations.pool_index import SearchIndex
 from attnbridge.integrations.view import View
 from attnbridge.mechanisms.row import AttentionType, keep_best
 from attnbridge.metric import Metric
 from attnbridge.rerank import Pool
 from attnbridge.threads import for_chunks
+from attnbridge.trace import Step, Trace
 
 # Queries that go to the index and the kernels in one call.
 _CHUNK = 256
 
 # The same where each query has a filter of its own: rows are read for all of them together, the more the better.
 _FILTERED_CHUNK = 1_024
+
+# How many times as many candidates are taken where a stage leaves too few of them.
+_MORE = 4
 
 
 class _Ranked:
@@ -60,6 +65,10 @@ class _Ranked:
             return self.timings.copy()
         if name == "parts":
             return {self.name: self.scores[number, window].copy()}
+        if name == "trace":
+            count = self.windows[number].stop
+            step = Step(self.name, self.rows[number, :count], self.scores[number, :count], self.timings["rerank"])
+            return Trace(self.rows[number, window].tolist(), [step], {})
         if name == "payload":
             return None if self.view.payload is None else partial(self.view.records, self.rows[number, window])
         if name == "distances" and self.distances is None:
@@ -80,6 +89,8 @@ class Searcher:
     metric : Metric
     attention : AttentionType
     options : dict
+    places : callable
+        ids -> the rows that they have now, -1 for those that are not there.
     """
 
     def __init__(
@@ -89,12 +100,14 @@ class Searcher:
         metric: Metric,
         attention: AttentionType,
         options: dict[str, Any],
+        places: Callable[[Sequence[Id]], list[int]],
     ) -> None:
         self.view = view
         self.source = source
         self.metric = metric
         self.attention = attention
         self.options = options
+        self.places = places
 
     def run(self, request: Request) -> list[Hits]:
         """Search every query of the request."""
@@ -245,12 +258,47 @@ class Searcher:
         timings: dict[str, float],
         number: int,
     ) -> Hits:
-        """Rank by the attention's logit, then by each stage in turn."""
+        """Rank by the attention's logit, then by each stage in turn; again with more candidates where a stage asks."""
+        while True:
+            hits, short = self._ranked(request, query, bias, rows, distances, complete, timings, number)
+            asked = request.candidates
+            if not short or len(rows) < asked or request.radius is not None or request.late():
+                return hits
+            started = time.perf_counter()
+            most = min(_MORE * asked, self.view.live)
+            request = replace(request, candidates=most, exact=request.exact or most == self.view.live)
+            index = self._index(request, number, query, bias)
+            found = index.find(query, bias, rows)
+            if len(found) <= len(rows):
+                return hits
+            rows = found
+            distances = index.distances(rows)
+            spent = time.perf_counter() - started
+            timings = timings | {"candidates": timings["candidates"] + spent}
+
+    def _index(self, request: Request, number: int, query: npt.NDArray[np.float32], bias: float) -> SearchIndex:
+        return SearchIndex(self, request, number, query, bias, self.places)
+
+    def _ranked(
+        self,
+        request: Request,
+        query: npt.NDArray[np.float32],
+        bias: float,
+        rows: Labels,
+        distances: Distances,
+        complete: bool,
+        timings: dict[str, float],
+        number: int,
+    ) -> tuple[Hits, bool]:
+        """Rank one query's candidates, and return whether a stage could do with more of them."""
         timings = dict(timings)
         started = time.perf_counter()
         view = self.view
         pool = Pool(query, bias, self.metric, view.keys, rows, np.empty(0), self.attention, self.options, view.tokens)
-        pool.find = partial(self._find, request, number, pool.query, bias)
+        index = pool.index = self._index(request, number, query, bias)
+        pool.wanted = None if request.k is None else request.offset + request.k
+        if request.query_texts is not None:
+            pool.query_text = request.query_texts[number]
         if request.query_tokens is not None:
             pool.query_tokens, pool.query_token_weights = request.query_tokens[number]
         if self._by_tokens(request):
@@ -262,6 +310,7 @@ class Searcher:
             rows, out = pool.rows, len(rows) - len(pool.rows)
         parts = {self.attention.name: pool.scores.copy()}
         timings["rerank"] = time.perf_counter() - started
+        steps = [Step(self.attention.name, rows, parts[self.attention.name], timings["rerank"])]
         for stage in request.stages if len(rows) else ():
             if request.late():
                 complete = False
@@ -269,7 +318,7 @@ class Searcher:
             if stage.requires_tokens:
                 view.check_tokens(pool.rows)
             started = time.perf_counter()
-            pool.parts = {}
+            pool.parts, pool.attended = {}, None
             stage.apply(pool)
             if pool.rows is not rows:
                 pool.rows = _checked_rows(pool.rows, view, stage.name)
@@ -282,20 +331,21 @@ class Searcher:
             timings[name] = time.perf_counter() - started
             for part, values in pool.parts.items():
                 parts[name if part == stage.name else part] = np.array(values, np.float64)
+            steps.append(Step(name, rows, pool.scores.copy(), timings[name], pool.attended))
         ranks = np.arange(len(rows))
         if rows is not before:
             ranks = _places(rows, before)
-            distances = self._distances(query, bias, rows)
-        weights = np.empty(len(rows))
-        kernels.softmax(pool.scores, weights)
+            distances = index.distances(rows)
+        weights = np.zeros(len(rows))
         best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(pool.scores, rows, best)
-        if self._excludes(request):
-            best = best[pool.scores[best] > -np.inf]
+        best = best[pool.scores[best] > -np.inf]  # what is ruled out is no hit
+        if len(best):
+            kernels.softmax(pool.scores, weights)
         window = best[request.offset : self._last(request, len(best), pool.scores[best])]
         view.ranked(len(rows))
         timings["total"] = sum(timings.values())
-        return Hits(
+        hits = Hits(
             view.ids.at(rows[window]),
             pool.scores[window],
             weights[window],
@@ -306,36 +356,9 @@ class Searcher:
             len(rows) + out,
             payload=partial(view.records, rows[window]),
             complete=complete,
+            trace=Trace(rows[window].tolist(), steps, pool.origins),
         )
-
-    def _distances(self, query: npt.NDArray[np.float32], bias: float, rows: Labels) -> Distances:
-        """Return the distances of one prepared query to rows."""
-        self.view.check_rows(rows)
-        found: Distances = distances_of(self.view.keys, self.metric, query[None], np.array([bias]), rows[None])[0]
-        return found
-
-    def _find(
-        self,
-        request: Request,
-        number: int,
-        first_query: npt.NDArray[np.float32],
-        first_bias: float,
-        query: npt.NDArray[np.float32],
-        bias: float,
-        entries: Labels,
-    ) -> Labels:
-        """Return the candidates that query `number` of the request has under another query, in the first's radius."""
-        allowed = None if request.allowed is None else [request.allowed[number]]
-        one = replace(request, queries=query[None], allowed=allowed, entries=entries[None])
-        search = Nearest(self.view, self.source, self.metric, one, query[None], np.array([bias]), 0)
-        labels: Labels = search.candidates().labels[0]
-        labels = labels[labels >= 0]
-        self.view.check_rows(labels)
-        if self._by_tokens(request):
-            self.view.check_tokens(labels)
-        if request.radius is not None:
-            labels = labels[self._distances(first_query, first_bias, labels).astype(np.float64) <= request.radius]
-        return labels
+        return hits, pool.short
 
     @staticmethod
     def _last(request: Request, count: int, scores: npt.NDArray[np.float64]) -> int:

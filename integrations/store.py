@@ -109,6 +109,12 @@ class Store:
             found.append(row)
         return view, found
 
+    def places(self, ids: Sequence[Id]) -> list[int]:
+        """Return the row of each id, -1 for one that is not there."""
+        with self.lock:
+            places = self._places()
+            return [places.get(id, -1) for id in ids]
+
     def known(self, ids: Sequence[Id]) -> list[int]:
         """Return the rows of those ids that are there."""
         with self.lock:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.trace import Trace
 from attnbridge.validation import require
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Hits(Sequence[Hit]):
         Each hit's payload, or a function that fetches it when it is asked for.
     complete : bool, default True
         False where a time budget ended before all was done that was asked for.
+    trace : Trace, optional
+        All candidates after each step.
 
     Examples
     --------
@@ -110,6 +113,7 @@ class Hits(Sequence[Hit]):
         "ranks_before",
         "scores",
         "timings",
+        "trace",
         "weights",
     )
     _source: HitsSource
@@ -127,6 +131,7 @@ class Hits(Sequence[Hit]):
         candidates: int,
         payload: Callable[[], list[dict[str, Any]]] | list[dict[str, Any]] | None = None,
         complete: bool = True,
+        trace: Trace | None = None,
     ) -> None:
         self.ids = ids
         self.scores = scores
@@ -138,6 +143,7 @@ class Hits(Sequence[Hit]):
         self.candidates = candidates
         self._payload = payload
         self.complete = complete
+        self.trace = trace
 
     @classmethod
     def lazily(cls, source: "HitsSource", number: int) -> "Hits":
@@ -186,7 +192,8 @@ class Hits(Sequence[Hit]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = (self.ids, self.scores, self.weights, self.distances, self.ranks_before, self.parts, self.timings)
-        return Hits, (*values, self.candidates, self.payload, self.complete)
+        trace = None if self.trace is None else self.trace.settled()
+        return Hits, (*values, self.candidates, self.payload, self.complete, trace)
 
     def __len__(self) -> int:
         return len(self.ids)

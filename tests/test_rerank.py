@@ -1,5 +1,6 @@
 """Rerank stages against slow float64 references, alone and composed."""
 
+import pickle
 from typing import ClassVar
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import attnbridge as ab
 from attnbridge.metric import Keys, Metric
-from attnbridge.rerank import Pool, Stage, TokenRows
+from attnbridge.rerank import Pool, Stage, TokenRows, as_stages
 from attnbridge.scoring import resolve
 
 METRICS = ("cosine", "ip", "l2")
@@ -330,10 +331,33 @@ def test_a_stage_may_rule_candidates_out_with_minus_infinity(setting):
         pool.scores = np.where(pool.rows % 2, pool.scores, -np.inf)
 
     hits = bridge.search(query, k=40, rerank=Own(odd_only))
-    assert all(id % 2 for id in hits.ids[:20])
-    assert hits.weights[20:].tolist() == [0.0] * 20
+    assert len(hits) == 20
+    assert all(id % 2 for id in hits.ids)
     assert hits.weights.sum() == pytest.approx(1.0)
-    assert len(bridge.search(query, k=40, rerank=Own(odd_only), threshold=-1e300)) == 20
+
+
+def test_a_stage_may_rule_all_candidates_out(setting):
+    _, bridge, _, _, query, _ = setting
+
+    def none(pool):
+        pool.scores = np.full(len(pool.rows), -np.inf)
+
+    assert len(bridge.search(query, k=40, rerank=Own(none))) == 0
+
+
+def test_a_stage_that_leaves_too_few_is_given_more_candidates(setting):
+    metric, bridge, rows, _, query, _ = setting
+
+    def few(pool):
+        pool.scores = np.where(pool.rows % 5 == 0, pool.scores, -np.inf)
+        pool.short = np.isfinite(pool.scores).sum() < pool.wanted
+
+    hits = bridge.search(query, k=7, candidates=7, rerank=Own(few))
+    first = SCALE[metric] * similarity(metric, query, rows)
+    assert hits.ids == sorted(range(0, 40, 5), key=lambda i: -first[i])[:7]
+    assert hits.candidates in (28, 40)
+    assert len(bridge.search(query, k=9, candidates=9, rerank=Own(few))) == 8  # there are no more
+    assert hits == bridge.search_batch([query], k=7, candidates=7, rerank=Own(few))[0]
 
 
 @pytest.mark.parametrize(
@@ -420,8 +444,118 @@ def test_what_one_stage_rules_out_the_next_does_not_bring_back(stage):
 
     reads = {"query_tokens": tokens[0]} if stage.requires_tokens else {}
     hits = bridge.search(rows[0], k=30, rerank=[RuleOut(), stage], **reads)
-    out = np.array(hits.ids) % 2 == 0
-    assert (hits.scores[out] == -np.inf).all()
-    assert np.isfinite(hits.scores[~out]).all()
-    assert out.tolist() == [False] * 15 + [True] * 15
-    assert hits.weights[out].tolist() == [0.0] * 15
+    assert sorted(hits.ids) == list(range(1, 30, 2))
+    assert np.isfinite(hits.scores).all()
+
+
+# ---- stages as text, and their order
+
+
+@pytest.mark.parametrize(
+    ("text", "stages"),
+    [
+        ("expansion", [ab.QueryExpansion()]),
+        ("QueryExpansion(5, mix=0.25), late_interaction", [ab.QueryExpansion(5, mix=0.25), ab.LateInteraction()]),
+        ("[expansion(research=True)]", [ab.QueryExpansion(research=True)]),
+        ("", []),
+        (["expansion(top=3)", ab.LateInteraction()], [ab.QueryExpansion(3), ab.LateInteraction()]),
+    ],
+)
+def test_stages_as_text(text, stages):
+    assert list(as_stages(text)) == stages
+    assert list(as_stages(str(stages))) == stages
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("expansion(", r"rerank must be stages written as in Python, such as .* got 'expansion\('"),
+        ("expand", "rerank names no stage 'expand'; the stages are: .*expansion.* and 'default' alone"),
+        ("a.b()", r"rerank must be names of stages and their options, got 'a.b\(\)'"),
+        ("3", "rerank must be names of stages"),
+        ("expansion(tops=3)", r"rerank: .*unexpected keyword argument 'tops', in 'expansion\(tops=3\)'"),
+        ("expansion(top=open)", "rerank takes numbers, text, lists and stages as options, got 'open'"),
+        ("expansion(mix=2)", "mix must be a finite number >= 0, at most 1, got 2"),
+    ],
+)
+def test_text_that_names_no_stages(text, message):
+    with pytest.raises(ab.InvalidConfigError, match=message):
+        as_stages(text)
+
+
+class Last(Own):
+    level = "selection"
+
+
+def test_stages_in_an_order_that_cannot_be(setting):
+    _, bridge, _, _, query, _ = setting
+    last = Last(lambda pool: None)
+    with pytest.raises(ab.InvalidConfigError, match=r"rerank must have expansion before own, whose result it would"):
+        bridge.search(query, rerank=[last, ab.QueryExpansion()])
+    assert len(bridge.search(query, rerank=[ab.QueryExpansion(), last])) == 10
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"query_text": "a"}, ab.InvalidConfigError, "query_text is read by no stage; add one that reads it"),
+        ({"rerank": [None]}, ab.InvalidConfigError, "rerank must be stages such as .* got None"),
+    ],
+)
+def test_text_that_nobody_reads(setting, call, error, message):
+    _, bridge, _, _, query, _ = setting
+    with pytest.raises(error, match=message):
+        bridge.search(query, **call)
+
+
+def test_a_stage_reads_the_query_in_words(setting):
+    _, bridge, _, _, query, _ = setting
+    seen = []
+    stage = Own(lambda pool: seen.append(pool.query_text))
+    stage.requires_text = True
+    bridge.search(query, rerank=stage, query_text="one")
+    bridge.search_batch([query, query], rerank=stage, query_text=["two", "three"], threads=1)
+    assert seen == ["one", "two", "three"]
+    with pytest.raises(ab.InvalidInputError, match="own needs the query's text; pass query_text="):
+        bridge.search(query, rerank=stage)
+    with pytest.raises(ab.InvalidInputError, match="query_text must have one text for each of 2 queries, got 1"):
+        bridge.search_batch([query, query], rerank=stage, query_text=["a"])
+    with pytest.raises(ab.InvalidInputError, match="query_text must have one text for each of 2 queries, got 'ab'"):
+        bridge.search_batch([query, query], rerank=stage, query_text="ab")
+
+
+def test_stages_ask_the_index(setting):
+    _, bridge, _, _, query, _ = setting
+    bridge.set_payload(list(range(40)), {"year": list(range(2000, 2040))})
+    bridge.delete(3)
+    seen = {}
+
+    def ask(pool):
+        seen["rows"] = pool.index.rows_of([5, 3, 77]).tolist()
+        seen["admits"] = pool.index.admits(np.array([3, 4, 5])).tolist()
+        seen["ids"] = pool.index.ids_of(np.array([7, 9]))
+        seen["years"] = pool.index.column("year", np.array([9, 7]))
+        pool.index.column("nothing")
+
+    with pytest.raises(ab.InvalidInputError, match=r"column must be one of the payload's, 'nothing' is none; .* year"):
+        bridge.search(query, rerank=Own(ask), filter=[4, 6, 8])
+    assert seen == {"rows": [5, -1, -1], "admits": [False, True, False], "ids": [7, 9], "years": [2009, 2007]}
+
+
+def test_hits_carry_every_candidate_after_every_step(setting):
+    _, bridge, _, _, query, _ = setting
+    hits = bridge.search(query, k=3, candidates=9, rerank=ab.QueryExpansion(top=2))
+    trace = hits.trace
+    assert [step.name for step in trace.steps] == ["scaled_dot", "expansion"]
+    assert trace.rows == hits.ids  # ids are row numbers here
+    assert trace.steps[1].ranks(trace.rows) == [0, 1, 2]
+    assert trace.steps[0].ranks(trace.rows) == hits.ranks_before.tolist()
+    assert trace.steps[1].score(trace.rows[0]) == hits.scores[0]
+    attended = trace.steps[1].attended(trace.rows[0])
+    assert [one.name for one in attended] == bridge.search(query, k=2).ids
+    assert sum(one.weight for one in attended) == pytest.approx(1.0)
+    again = pickle.loads(pickle.dumps(hits))
+    assert again == hits
+    assert again.trace.steps[1].attended(trace.rows[2]) == attended
+    plain = bridge.search(query, k=3, offset=1)
+    assert plain.trace.steps[0].ranks(plain.trace.rows) == [1, 2, 3]

@@ -2,6 +2,21 @@
 
 from attnbridge.rerank.expansion import QueryExpansion
 from attnbridge.rerank.late_interaction import LateInteraction
-from attnbridge.rerank.pool import Pool, Stage, TokenRows
+from attnbridge.rerank.pool import Pool, PoolIndex, Stage, TokenRows
+from attnbridge.rerank.sequence import as_stages
 
-__all__ = ["LateInteraction", "Pool", "QueryExpansion", "Stage", "TokenRows"]
+# What `as_stages` knows by name.
+STAGES: tuple[type, ...] = (
+    LateInteraction,
+    QueryExpansion,
+)
+
+__all__ = [
+    "LateInteraction",
+    "Pool",
+    "PoolIndex",
+    "QueryExpansion",
+    "Stage",
+    "TokenRows",
+    "as_stages",
+]

@@ -9,6 +9,7 @@ from attnbridge import kernels
 from attnbridge.errors import InvalidConfigError
 from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.rerank.pool import Pool
+from attnbridge.trace import Attended
 from attnbridge.validation import as_bool, as_count, as_number
 
 # A direction shorter than this share of the query is what rounding left of it.
@@ -54,6 +55,7 @@ class QueryExpansion:
     mix: float = 0.5
     research: bool = False
     name: ClassVar[str] = "expansion"
+    level: ClassVar[str] = "candidates"
     requires_tokens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ class QueryExpansion:
         InvalidConfigError
             `research` for a pool that no search of an index made.
         """
-        if self.research and pool.find is None:
+        if self.research and pool.index is None:
             raise InvalidConfigError("research must be False for a pool without an index to search")
         best = np.empty(min(self.top, len(pool.rows)), np.int64)
         kernels.top_k(pool.scores, pool.rows, best)
@@ -97,7 +99,15 @@ class QueryExpansion:
             pool.query, pool.query_bias = queries[0], float(bias[0])
         out = pool.rows[pool.scores == -np.inf]  # ruled out stays ruled out
         if self.research:
-            assert pool.find is not None
-            pool.rows = pool.find(pool.query, pool.query_bias, rows)
+            before = pool.rows
+            pool.rows = pool.require_index(self.name).find(pool.query, pool.query_bias, rows)
+            came = pool.rows[~np.isin(pool.rows, before)].tolist()
+            pool.origins.update(dict.fromkeys(came, "second search, with the expanded query"))
         pool.scores = np.where(np.isin(pool.rows, out), -np.inf, pool.logits())
         pool.parts[self.name] = pool.scores
+        if pool.index is not None:
+            index = pool.index
+            pool.attended = lambda row: [
+                Attended("candidate", id, weight)
+                for id, weight in sorted(zip(index.ids_of(rows), weights.tolist(), strict=True), key=lambda x: -x[1])
+            ]

@@ -44,6 +44,7 @@ class LateInteraction:
 
     mix: float = 0.7
     name: ClassVar[str] = "late_interaction"
+    level: ClassVar[str] = "scores"
     requires_tokens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -1,14 +1,17 @@
 """What a rerank stage works on: one query's candidates and their scores so far."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.errors import InvalidConfigError
+from attnbridge.hits import Id
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Keys, Metric
+from attnbridge.trace import Attended
 
 
 class TokenRows(NamedTuple):
@@ -16,10 +19,12 @@ class TokenRows(NamedTuple):
 
     Parameters
     ----------
-    data : ndarray of uint16, (t, dt)
-        The bits of float16 values.
+    data : ndarray of uint16 or int8, (t, dt)
+        The bits of float16 values; or codes.
     starts, lengths : ndarray of int64, (n,)
         Row r's tokens are data[starts[r] : starts[r] + lengths[r]].
+    scale : ndarray of float32, (t,), optional
+        What each token's codes are multiplied with; None for float16.
 
     Examples
     --------
@@ -30,9 +35,98 @@ class TokenRows(NamedTuple):
     (2, 8)
     """
 
-    data: npt.NDArray[np.uint16]
+    data: npt.NDArray[Any]
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
+    scale: npt.NDArray[np.float32] | None = None
+
+
+class PoolIndex(Protocol):
+    """The index behind a pool, as one search sees it.
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> class Newest:
+    ...     name, requires_tokens = "newest", False
+    ...     def apply(self, pool):
+    ...         pool.scores = [float(year) for year in pool.index.column("year", pool.rows)]
+    >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    >>> _ = bridge.add([[1.0, 0.0], [0.0, 1.0]], ids=["a", "b"], payload={"year": [1998, 2017]})
+    >>> bridge.search([1.0, 0.0], rerank=Newest()).ids
+    ['b', 'a']
+    """
+
+    def find(
+        self, query: npt.NDArray[np.float32], query_bias: float, rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Return the candidates that the index has for another query, asked from the given rows on.
+
+        Parameters
+        ----------
+        query : ndarray of float32, (d,)
+        query_bias : float
+        rows : ndarray of int64, (m,)
+
+        Returns
+        -------
+        ndarray of int64, (n,)
+        """
+        ...
+
+    def admits(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which rows the search may return: alive, and let pass by its filter and its radius.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, (m,)
+
+        Returns
+        -------
+        ndarray of bool, (m,)
+        """
+        ...
+
+    def rows_of(self, ids: Sequence[Id]) -> npt.NDArray[np.int64]:
+        """Return the rows of ids, whether the search may return them or not; -1 for an id that is not there.
+
+        Parameters
+        ----------
+        ids : list of str or int
+
+        Returns
+        -------
+        ndarray of int64, (m,)
+        """
+        ...
+
+    def ids_of(self, rows: npt.NDArray[np.int64]) -> list[Id]:
+        """Return the ids of rows.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, (m,)
+
+        Returns
+        -------
+        list of str or int
+        """
+        ...
+
+    def column(self, name: str, rows: npt.NDArray[np.int64] | None = None) -> list[Any]:
+        """Return the payload's values in a column; an unknown one is an error that lists those there are.
+
+        Parameters
+        ----------
+        name : str
+        rows : ndarray of int64, (m,), optional
+            All of the store's rows, dead ones included, where not given.
+
+        Returns
+        -------
+        list
+        """
+        ...
 
 
 @dataclass
@@ -61,9 +155,21 @@ class Pool:
         They sum to 1.
     parts : dict of str to ndarray, (n,)
         What each stage gave each candidate.
-    find : callable, optional
-        (query (d,) float32, query_bias, rows (m,) int64) -> rows: a search of the index under another query, which
-        begins at the given rows. A stage may put what it returns in place of `rows`, with scores to it.
+    index : PoolIndex, optional
+        The index that the candidates come from. A stage may put other rows of it in place of `rows`, with scores to
+        them.
+    query_text : str, optional
+        The query in words.
+    wanted : int, optional
+        How many candidates the search needs for its hits; None where it takes all.
+    short : bool
+        Set by a stage that left fewer than `wanted` and might leave more of a larger pool: the search then starts over
+        with more candidates, where there are more.
+    attended : callable, optional
+        row -> list of Attended: what the stage looked at for a candidate, for `Hits.explain`; set by a stage that can
+        tell, None before each.
+    origins : dict of int to str
+        Where rows come from that the first search did not find.
 
     Examples
     --------
@@ -93,31 +199,63 @@ class Pool:
     query_tokens: npt.NDArray[np.float32] | None = None
     query_token_weights: npt.NDArray[np.float64] | None = None
     parts: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
-    find: Callable[[npt.NDArray[np.float32], float, npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
+    index: PoolIndex | None = None
+    query_text: str | None = None
+    wanted: int | None = None
+    short: bool = False
+    attended: Callable[[int], list[Attended]] | None = None
+    origins: dict[int, str] = field(default_factory=dict)
 
-    def logits(self) -> npt.NDArray[np.float64]:
+    def logits(self, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
         """Return the attention's logits of the candidates under the current query.
 
         Where the attention reads tokens (cross) and the query has some, they are those of the query's tokens, which no
         stage changes.
 
+        Parameters
+        ----------
+        rows : ndarray of int64, (n,), optional
+            Other rows than the candidates.
+
         Returns
         -------
         ndarray of float64, (n,)
         """
-        out = np.empty(len(self.rows))
+        rows = self.rows if rows is None else rows
+        out = np.empty(len(rows))
         by_tokens = self.attention.token_logits
         if by_tokens is not None and self.tokens is not None and self.query_tokens is not None:
             weights = self.query_token_weights
-            by_tokens(self.query_tokens, weights, self.tokens, self.rows, self.options, out)
+            by_tokens(self.query_tokens, weights, self.tokens, rows, self.options, out)
             return out
-        self.attention.logits(self.query, self.query_bias, self.keys, self.rows, self.options, out)
+        self.attention.logits(self.query, self.query_bias, self.keys, rows, self.options, out)
         return out
+
+    def require_index(self, stage: str) -> PoolIndex:
+        """Return the index; a pool without one is an error that names the stage which needs it.
+
+        Parameters
+        ----------
+        stage : str
+
+        Returns
+        -------
+        PoolIndex
+
+        Raises
+        ------
+        InvalidConfigError
+        """
+        if self.index is None:
+            raise InvalidConfigError(f"{stage} needs an index to ask, this pool has none; use it in a bridge's search")
+        return self.index
 
 
 @runtime_checkable
 class Stage(Protocol):
     """What the bridge asks of a rerank stage.
+
+    A stage may also have `requires_text` (bool: whether it reads the query's text) and `level` (see `as_stages`).
 
     Attributes
     ----------

@@ -1,0 +1,107 @@
+"""What rerank stages may ask of the index behind their candidates, as the one search sees it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.errors import InvalidInputError
+from attnbridge.hits import Id
+from attnbridge.integrations.candidates import Distances, Labels, distances_of
+from attnbridge.integrations.nearest import Nearest, Request
+
+if TYPE_CHECKING:
+    from attnbridge.integrations.search import Searcher
+
+
+class SearchIndex:
+    """The index as one query of a search sees it.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    request : Request
+    number : int
+        The query's.
+    query : (d,) float32
+        As the metric prepares it.
+    bias : float
+    places : callable
+        ids -> the rows that they have now, -1 for those that are not there.
+    """
+
+    def __init__(
+        self,
+        searcher: "Searcher",
+        request: Request,
+        number: int,
+        query: npt.NDArray[np.float32],
+        bias: float,
+        places: Callable[[Sequence[Id]], list[int]],
+    ) -> None:
+        self._searcher, self._request, self._number = searcher, request, number
+        self._query, self._bias, self._places = query, bias, places
+        self.view = searcher.view
+
+    def find(self, query: npt.NDArray[np.float32], query_bias: float, rows: Labels) -> Labels:
+        """Return the candidates under another query, in the first one's radius and filter."""
+        searcher, request = self._searcher, self._request
+        allowed = None if request.allowed is None else [request.allowed[self._number]]
+        one = replace(request, queries=query[None], allowed=allowed, entries=rows[None])
+        search = Nearest(self.view, searcher.source, searcher.metric, one, query[None], np.array([query_bias]), 0)
+        labels: Labels = search.candidates().labels[0]
+        labels = labels[labels >= 0]
+        self.check(labels)
+        return labels if request.radius is None else labels[self._near(labels)]
+
+    def admits(self, rows: Labels) -> npt.NDArray[np.bool_]:
+        """Return which rows the search may return."""
+        request = self._request
+        out: npt.NDArray[np.bool_] = self.view.alive[rows] & (rows != request.exclude)
+        allowed = None if request.allowed is None else request.allowed[self._number]
+        if allowed is not None:
+            out &= allowed.mask[rows]
+        if request.radius is not None and out.any():
+            out[out] = self._near(rows[out])
+        return out
+
+    def rows_of(self, ids: Sequence[Id]) -> Labels:
+        """Return the rows of ids in this search's view; -1 for those that are not there."""
+        rows = np.array(self._places(ids), np.int64)
+        known = (rows >= 0) & (rows < self.view.count)  # one that was added meanwhile is not in this view
+        known[known] = self.view.alive[rows[known]]
+        return np.where(known, rows, -1)
+
+    def ids_of(self, rows: Labels) -> list[Id]:
+        """Return the ids of rows."""
+        return self.view.ids.at(rows)
+
+    def column(self, name: str, rows: Labels | None = None) -> list[Any]:
+        """Return the payload's values in a column."""
+        payload = self.view.payload
+        if payload is None or name not in payload.names:
+            known = ", ".join([] if payload is None else payload.names) or "none"
+            raise InvalidInputError(f"column must be one of the payload's, {name!r} is none; they are: {known}")
+        return payload.values(name, rows)
+
+    def check(self, rows: Labels) -> None:
+        """Verify what of memory-mapped files a stage will read of rows."""
+        self.view.check_rows(rows)
+        if self._request.query_tokens is not None:
+            self.view.check_tokens(rows)
+
+    def _near(self, rows: Labels) -> npt.NDArray[np.bool_]:
+        """Return which rows are in the search's radius."""
+        assert self._request.radius is not None
+        within: npt.NDArray[np.bool_] = self.distances(rows).astype(np.float64) <= self._request.radius
+        return within
+
+    def distances(self, rows: Labels) -> Distances:
+        """Return the distances of the search's own query to rows."""
+        self.view.check_rows(rows)
+        bias = np.array([self._bias])
+        metric = self._searcher.metric
+        found: Distances = distances_of(self.view.keys, metric, self._query[None], bias, rows[None])[0]
+        return found
