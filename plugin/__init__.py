@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
+    from attnbridge.rerank import Feedback as Feedback
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -109,6 +110,7 @@ _HOME = {
     "Manifold": "attnbridge.manifolds",
     "ProductSpace": "attnbridge.manifolds",
     "SphericalSpace": "attnbridge.manifolds",
+    "Feedback": "attnbridge.rerank",
     "LateInteraction": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",

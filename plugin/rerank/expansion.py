@@ -8,8 +8,7 @@ import numpy as np
 from attnbridge import kernels
 from attnbridge.errors import InvalidConfigError
 from attnbridge.metric import SMALLEST_NORM, norms
-from attnbridge.rerank.pool import Pool
-from attnbridge.trace import Attended
+from attnbridge.rerank.pool import Pool, attended_candidates
 from attnbridge.validation import as_bool, as_count, as_number
 
 # A direction shorter than this share of the query is what rounding left of it.
@@ -105,9 +104,4 @@ class QueryExpansion:
             pool.origins.update(dict.fromkeys(came, "second search, with the expanded query"))
         pool.scores = np.where(np.isin(pool.rows, out), -np.inf, pool.logits())
         pool.parts[self.name] = pool.scores
-        if pool.index is not None:
-            index = pool.index
-            pool.attended = lambda row: [
-                Attended("candidate", id, weight)
-                for id, weight in sorted(zip(index.ids_of(rows), weights.tolist(), strict=True), key=lambda x: -x[1])
-            ]
+        pool.attended = attended_candidates(pool, rows, weights)

@@ -299,3 +299,19 @@ def standardise(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if spread > 1e-12:
         out[known] = (values - values.mean()) / spread
     return out
+
+
+def attended_candidates(
+    pool: Pool, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+) -> Callable[[int], list[Attended]] | None:
+    """Return a `Pool.attended` of candidates that are the same for every hit, most weight first."""
+    index = pool.index
+    if index is None:
+        return None
+
+    def attended(_: int) -> list[Attended]:
+        order = np.argsort(-weights, kind="stable")
+        named = zip(index.ids_of(rows[order]), weights[order].tolist(), strict=True)
+        return [Attended("candidate", id, weight) for id, weight in named]
+
+    return attended
