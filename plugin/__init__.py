@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
+    from attnbridge.rerank import BM25 as BM25
+    from attnbridge.rerank import Fusion as Fusion
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -109,6 +111,8 @@ _HOME = {
     "Manifold": "attnbridge.manifolds",
     "ProductSpace": "attnbridge.manifolds",
     "SphericalSpace": "attnbridge.manifolds",
+    "BM25": "attnbridge.rerank",
+    "Fusion": "attnbridge.rerank",
     "LateInteraction": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",

@@ -1,6 +1,8 @@
 """Rerank stages: small objects over arrays, composed in the order given."""
 
+from attnbridge.rerank.bm25 import BM25
 from attnbridge.rerank.expansion import QueryExpansion
+from attnbridge.rerank.fusion import Fusion
 from attnbridge.rerank.late_interaction import LateInteraction
 from attnbridge.rerank.pool import Pool, PoolIndex, Stage, TokenRows
 from attnbridge.rerank.sequence import as_stages
@@ -9,9 +11,13 @@ from attnbridge.rerank.sequence import as_stages
 STAGES: tuple[type, ...] = (
     LateInteraction,
     QueryExpansion,
+    BM25,
+    Fusion,
 )
 
 __all__ = [
+    "BM25",
+    "Fusion",
     "LateInteraction",
     "Pool",
     "PoolIndex",
