@@ -55,7 +55,9 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
     from attnbridge.rerank import BM25 as BM25
+    from attnbridge.rerank import Calibrated as Calibrated
     from attnbridge.rerank import Fusion as Fusion
+    from attnbridge.rerank import Gated as Gated
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -112,7 +114,9 @@ _HOME = {
     "ProductSpace": "attnbridge.manifolds",
     "SphericalSpace": "attnbridge.manifolds",
     "BM25": "attnbridge.rerank",
+    "Calibrated": "attnbridge.rerank",
     "Fusion": "attnbridge.rerank",
+    "Gated": "attnbridge.rerank",
     "LateInteraction": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",

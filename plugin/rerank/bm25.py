@@ -15,7 +15,20 @@ from attnbridge.rerank.pool import Pool, PoolIndex, mixed
 from attnbridge.validation import as_choice, as_count, as_number, as_text, require
 
 # Languages that bm25s has stop words of.
-LANGUAGES = ("danish dutch english french german italian norwegian portuguese russian spanish swedish turkish").split()
+LANGUAGES = (
+    "danish",
+    "dutch",
+    "english",
+    "french",
+    "german",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "russian",
+    "spanish",
+    "swedish",
+    "turkish",
+)
 
 # Indexes that are kept for one state of the documents: of several columns or settings.
 _MOST_INDEXES = 4

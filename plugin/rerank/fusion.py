@@ -149,7 +149,7 @@ class Fusion:
         out: npt.NDArray[np.bool_],
         parts: dict[str, npt.NDArray[np.float64]],
     ) -> npt.NDArray[np.float64]:
-        """Return the rows' fused scores, -inf for those that are out or that no ranking names; leave each's in parts."""
+        """Return the fused scores, -inf for rows that are out or that no ranking names; leave each one's in parts."""
         total, named = np.zeros(len(rows)), np.zeros(len(rows), np.bool_)
         for ranking, weight, label in zip(rankings, self._shares(), self._labels(), strict=True):
             scores = ranking.of(rows)
@@ -165,8 +165,7 @@ class Fusion:
         if isinstance(one, str) or _is_inner(one):
             return None
         if isinstance(one, BM25):
-            scores = one.scores(pool)
-            return Ranking(np.arange(len(scores)), scores, 0.0)
+            return Ranking(None, one.scores(pool), 0.0)
         index, name = pool.require_index(self.name), f"rankings[{place}] of fusion"
         if callable(one):
             one = as_pairs(one(pool.query_text), f"what {name} returns")

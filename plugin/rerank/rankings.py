@@ -20,20 +20,21 @@ class Ranking(NamedTuple):
 
     Parameters
     ----------
-    rows : ndarray of int64, (n,)
+    rows : ndarray of int64, (n,), or None
+        None for all there are.
     scores : ndarray of float64, (n,)
         NaN for a row that the ranking does not name.
     floor : float
         A score that says that a row is in no way a match: it has no rank.
     """
 
-    rows: Rows
+    rows: Rows | None
     scores: Scores
     floor: float = -np.inf
 
     def of(self, rows: Rows) -> Scores:
         """Return the scores of other rows, NaN for those that the ranking does not name."""
-        return aligned(self.scores, self.rows, rows)
+        return self.scores[rows] if self.rows is None else aligned(self.scores, self.rows, rows)
 
 
 def aligned(values: Scores, rows: Rows, others: Rows) -> Scores:
@@ -134,7 +135,7 @@ def rank_ids(pairs: tuple[tuple[Id, float], ...], index: PoolIndex, name: str) -
 def best_rows(ranking: Ranking, index: PoolIndex, depth: int) -> Rows:
     """Return the best `depth` rows of a ranking that the search may return, best first; ties by the smaller row."""
     listed = np.flatnonzero(ranking.scores > ranking.floor)
-    rows, scores = ranking.rows[listed], ranking.scores[listed]
+    rows, scores = listed if ranking.rows is None else ranking.rows[listed], ranking.scores[listed]
     size = depth
     while True:
         size = min(4 * size, len(rows))  # most rankings have enough that may be returned among these
