@@ -151,6 +151,7 @@ class Fusion:
     ) -> npt.NDArray[np.float64]:
         """Return the fused scores, -inf for rows that are out or that no ranking names; leave each one's in parts."""
         total, named = np.zeros(len(rows)), np.zeros(len(rows), np.bool_)
+        parts[self.name] = total  # the first of the parts
         for ranking, weight, label in zip(rankings, self._shares(), self._labels(), strict=True):
             scores = ranking.of(rows)
             scores[out | (scores == -np.inf)] = np.nan
