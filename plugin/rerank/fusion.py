@@ -100,12 +100,12 @@ class Fusion:
     @property
     def requires_tokens(self) -> bool:
         """Whether a stage among the rankings reads token vectors."""
-        return any(isinstance(one, Stage) and one.requires_tokens for one in self.rankings)
+        return any(_is_stage(one) and one.requires_tokens for one in self.rankings)
 
     @property
     def requires_text(self) -> bool:
         """Whether a ranking reads the query's text."""
-        return any(getattr(one, "requires_text", not isinstance(one, Stage) and callable(one)) for one in self.rankings)
+        return any(getattr(one, "requires_text", not _is_stage(one) and callable(one)) for one in self.rankings)
 
     def apply(self, pool: Pool) -> None:
         """Replace the pool's scores, and append the documents that rankings from elsewhere bring in.
@@ -201,7 +201,7 @@ class Fusion:
         """Return what the rankings are called among the parts."""
         names: list[str] = []
         for place, one in enumerate(self.rankings):
-            own = one if isinstance(one, str) else one.name if isinstance(one, Stage) else f"ranking_{place + 1}"
+            own = one if isinstance(one, str) else one.name if _is_stage(one) else f"ranking_{place + 1}"
             name = f"{self.name}.{own}"
             while name in names:  # the same stage twice
                 name += "+"
@@ -209,9 +209,14 @@ class Fusion:
         return names
 
 
+def _is_stage(one: Any) -> bool:
+    """Return whether a checked ranking is a stage; isinstance of a protocol takes as long as the stage."""
+    return hasattr(one, "apply") and hasattr(one, "requires_tokens")
+
+
 def _is_inner(one: Any) -> bool:
-    """Return whether a ranking is a stage that ranks the pool."""
-    return isinstance(one, Stage) and not isinstance(one, BM25)
+    """Return whether a checked ranking is a stage that ranks the pool."""
+    return _is_stage(one) and not isinstance(one, BM25)
 
 
 def _as_ranking(one: Any, place: int) -> Any:
