@@ -86,6 +86,16 @@ class SearchIndex:
             raise InvalidInputError(f"column must be one of the payload's, {name!r} is none; they are: {known}")
         return payload.values(name, rows)
 
+    def live_rows(self) -> Labels:
+        """Return the rows of all documents, ascending."""
+        return self.view.live_rows
+
+    @property
+    def cache(self) -> dict[Any, Any]:
+        """What stages keep that they made of all documents; another one after each change to them."""
+        kept: dict[Any, Any] = self.view.__dict__.setdefault("_cache", {})
+        return kept
+
     def check(self, rows: Labels) -> None:
         """Verify what of memory-mapped files a stage will read of rows."""
         self.view.check_rows(rows)

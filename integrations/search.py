@@ -318,7 +318,7 @@ class Searcher:
             if stage.requires_tokens:
                 view.check_tokens(pool.rows)
             started = time.perf_counter()
-            pool.parts, pool.attended = {}, None
+            pool.parts, pool.attended, pool.earlier = {}, None, dict(parts)
             stage.apply(pool)
             if pool.rows is not rows:
                 pool.rows = _checked_rows(pool.rows, view, stage.name)

@@ -54,7 +54,11 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
+    from attnbridge.rerank import BM25 as BM25
+    from attnbridge.rerank import Calibrated as Calibrated
     from attnbridge.rerank import Feedback as Feedback
+    from attnbridge.rerank import Fusion as Fusion
+    from attnbridge.rerank import Gated as Gated
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
 
@@ -111,6 +115,10 @@ _HOME = {
     "ProductSpace": "attnbridge.manifolds",
     "SphericalSpace": "attnbridge.manifolds",
     "Feedback": "attnbridge.rerank",
+    "BM25": "attnbridge.rerank",
+    "Calibrated": "attnbridge.rerank",
+    "Fusion": "attnbridge.rerank",
+    "Gated": "attnbridge.rerank",
     "LateInteraction": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",

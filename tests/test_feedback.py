@@ -53,6 +53,19 @@ def test_feedback(setting, top, scale, mix):
     assert sum(one.weight for one in attended) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("stage", [ab.Feedback(mix=0.6), ab.QueryExpansion(scale=1.0)])
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_rows_that_are_kept_packed_only(setting, stage, dtype):
+    metric, full, rows, query = setting
+    packed = ab.AttentionVectorBridge(dim=7, metric=metric, dtype=dtype, keep_full=False)
+    packed.add(rows)
+    full = ab.AttentionVectorBridge(dim=7, metric=metric)
+    full.add(packed.get(list(range(31))))  # what is left of them
+    ours, theirs = packed.search(query, k=31, rerank=stage), full.search(query, k=31, rerank=stage)
+    assert ours.ids == theirs.ids
+    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4, atol=1e-4)
+
+
 def test_a_batch_is_its_queries_one_by_one(setting):
     _, bridge, rows, _ = setting
     assert bridge.search_batch(rows, rerank="feedback") == [bridge.search(row, rerank=ab.Feedback()) for row in rows]

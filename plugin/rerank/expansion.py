@@ -81,14 +81,14 @@ class QueryExpansion:
         kernels.top_k(pool.scores, pool.rows, best)
         rows = pool.rows[best]
         weights = np.empty(len(rows))
-        keys, cosine = pool.keys, pool.metric.name == "cosine"
+        keys = pool.keys
         difference = pool.metric.difference
         kernels.dot(
             pool.query, pool.query_bias, keys.data, keys.scale, keys.bias, rows, self.scale, weights, difference
         )
         kernels.softmax(weights, weights)
         output = np.empty(len(pool.query))
-        kernels.weighted_sum(weights, keys.data, keys.scale if cosine else None, rows, output)
+        kernels.weighted_sum(weights, keys.data, None if pool.metric.space is not None else keys.scale, rows, output)
         query = ((1.0 - self.mix) * pool.query + self.mix * output).astype(np.float32)[None]
         least = max(SMALLEST_NORM, _ROUNDING * norms(pool.query[None])[0])
         if (

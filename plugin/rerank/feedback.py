@@ -7,7 +7,7 @@ import numpy as np
 
 from attnbridge import kernels
 from attnbridge.metric import SMALLEST_NORM, norms
-from attnbridge.rerank.pool import Pool, attended_candidates, standardise
+from attnbridge.rerank.pool import Pool, attended_candidates, mixed, standardise
 from attnbridge.validation import as_count, as_number
 
 
@@ -75,7 +75,7 @@ class Feedback:
         weights = self.scale * before[best]
         kernels.softmax(weights, weights)
         output = np.empty(len(pool.query))
-        kernels.weighted_sum(weights, keys.data, keys.scale if metric.name == "cosine" else None, rows, output)
+        kernels.weighted_sum(weights, keys.data, None if metric.space is not None else keys.scale, rows, output)
         center = output.astype(np.float32)[None]
         near = np.full(len(before), np.nan)
         if metric.name != "cosine" or norms(center)[0] >= SMALLEST_NORM:  # else they cancel out: nothing in common
@@ -83,7 +83,6 @@ class Feedback:
             kernels.dot(
                 queries[0], float(bias[0]), keys.data, keys.scale, keys.bias, pool.rows, 1.0, near, metric.difference
             )
-        mixed = (1.0 - self.mix) * before + self.mix * standardise(np.where(out, np.nan, near))
-        pool.scores = np.where(out, -np.inf, mixed)
+        pool.scores = mixed(pool.scores, near, self.mix)
         pool.parts[self.name] = near
         pool.attended = attended_candidates(pool, rows, weights)

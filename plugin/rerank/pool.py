@@ -128,6 +128,36 @@ class PoolIndex(Protocol):
         """
         ...
 
+    def live_rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows of all documents, ascending: those of the store that are not dead.
+
+        Returns
+        -------
+        ndarray of int64, (m,)
+        """
+        ...
+
+    @property
+    def cache(self) -> dict[Any, Any]:
+        """What stages keep that they made of all documents, under keys of their own.
+
+        It lives as long as the documents stay as they are, and is shared by searches in several threads.
+        """
+        ...
+
+    def check(self, rows: npt.NDArray[np.int64]) -> None:
+        """Verify what of memory-mapped files a stage will read of rows that the search did not find.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, (m,)
+
+        Raises
+        ------
+        IndexCorruptError
+        """
+        ...
+
 
 @dataclass
 class Pool:
@@ -170,6 +200,8 @@ class Pool:
         tell, None before each.
     origins : dict of int to str
         Where rows come from that the first search did not find.
+    earlier : mapping of str to ndarray, (n,)
+        What the attention and the stages before gave each candidate, as in `Hits.parts`; NaN for one that came later.
 
     Examples
     --------
@@ -205,6 +237,7 @@ class Pool:
     short: bool = False
     attended: Callable[[int], list[Attended]] | None = None
     origins: dict[int, str] = field(default_factory=dict)
+    earlier: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def logits(self, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
         """Return the attention's logits of the candidates under the current query.
@@ -315,3 +348,11 @@ def attended_candidates(
         return [Attended("candidate", id, weight) for id, weight in named]
 
     return attended
+
+
+def mixed(before: npt.NDArray[np.float64], new: npt.NDArray[np.float64], mix: float) -> npt.NDArray[np.float64]:
+    """Return (1 - mix) z(before) + mix z(new); what is ruled out (-inf) before stays so and is no part of either."""
+    ruled_out = before == -np.inf
+    before, new = (np.where(ruled_out, np.nan, scores) for scores in (before, new))
+    scores = (1.0 - mix) * standardise(before) + mix * standardise(new)
+    return np.where(ruled_out, -np.inf, scores)

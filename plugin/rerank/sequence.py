@@ -103,7 +103,7 @@ def _built(node: ast.AST, text: str) -> Any:
 
 def _value(node: ast.expr, text: str) -> Any:
     """Return the value of an argument: a literal, a stage, or a list of those."""
-    if isinstance(node, ast.Call):
+    if isinstance(node, ast.Call) or (isinstance(node, ast.Name) and node.id in _kinds()):
         return _built(node, text)
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(one, text) for one in node.elts]
