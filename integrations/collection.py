@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -338,7 +339,7 @@ def split_tokens(file: Path, offsets_file: Path, count: int) -> list[npt.NDArray
             f"{offsets_file} must rise from 0 to the {len(tokens)} rows of {file.name}, got {ends[0]} to {ends[-1]}"
             + (", falling in between" if (np.diff(offsets) < 0).any() else "")
         )
-    return [tokens[start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+    return [tokens[start:stop] for start, stop in pairwise(ends)]
 
 
 def _token_scale(folder: Path, file: Path, tokens: list[npt.NDArray[Any]]) -> float | None:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidConfigError
-from attnbridge.integrations.evaluation import PLAIN, Bench, Evaluation, Judge, as_systems, summarised
+from attnbridge.integrations.evaluation import Evaluation, summarised
+from attnbridge.integrations.judged import PLAIN, Bench, Judge, as_systems
 from attnbridge.progress import progress_bar
 from attnbridge.rerank import as_stages
 from attnbridge.threads import usable_threads
@@ -118,10 +119,12 @@ def tune_rerank(
         What to maximise: its mean over the queries.
     folds : int, default 5
         Parts that the judged queries are dealt into at random, at least 2.
-    query_ids, query_tokens, query_text, k, candidates, ignore_unknown, threads, progress
+    query_ids, query_tokens, query_text, k, candidates, ignore_unknown
         As for `evaluate`.
     seed : int, default 0
         Of the folds and the bootstrap.
+    threads, progress
+        As for `evaluate`.
 
     Returns
     -------

@@ -42,7 +42,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_qrels(file: str | os.PathLike[str], split: str | None = None) -> Judgements:
-    """Return the judgements of a qrels file.
+    r"""Return the judgements of a qrels file.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def read_qrels(file: str | os.PathLike[str], split: str | None = None) -> Judgem
     >>> from attnbridge.integrations import read_qrels
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = pathlib.Path(folder) / "qrels.txt"
-    ...     _ = file.write_text("q1 0 d1 2\\nq1 0 d7 0\\n")
+    ...     _ = file.write_text("q1 0 d1 2\nq1 0 d7 0\n")
     ...     read_qrels(file)
     {'q1': {'d1': 2, 'd7': 0}}
     """
