@@ -156,9 +156,10 @@ def stated_defaults(command):
 def test_defaults_in_the_help_are_the_library_s():
     """They are written out there, because reading them from the classes would load the library."""
     from attnbridge.cli.audit import audit
+    from attnbridge.cli.evaluate import evaluate
     from attnbridge.cli.index import _GRAPH_OPTIONS, index
-    from attnbridge.cli.search import search
     from attnbridge.cli.tune import tune
+    from attnbridge.cli.tune_rerank import tune_rerank
 
     stated = stated_defaults(index)
     assert stated.pop("vector") == "embedding"
@@ -166,16 +167,14 @@ def test_defaults_in_the_help_are_the_library_s():
     assert stated == {
         name: str(signature[_GRAPH_OPTIONS[name]].default) for name in ("m", "ef_construction", "ef", "seed")
     }
-    expansion, late = ab.QueryExpansion(), ab.LateInteraction()
-    assert stated_defaults(search) == {
-        "expansion_top": str(expansion.top),
-        "expansion_scale": str(expansion.scale),
-        "expansion_mix": str(expansion.mix),
-        "late_interaction_mix": str(late.mix),
-    }
     shares = inspect.signature(ab.AttentionVectorBridge.audit).parameters["selectivities"].default
     assert stated_defaults(audit) == {"selectivities": ", ".join(map(str, shares))}
-    for command, method in ((audit, ab.AttentionVectorBridge.audit), (tune, ab.AttentionVectorBridge.tune)):
+    for command, method in (
+        (audit, ab.AttentionVectorBridge.audit),
+        (tune, ab.AttentionVectorBridge.tune),
+        (evaluate, ab.evaluate),
+        (tune_rerank, ab.tune_rerank),
+    ):
         signature = inspect.signature(method).parameters
         shown = {
             parameter.name: parameter.default
@@ -470,7 +469,9 @@ def test_query_text_reaches_stages_that_read_it(folder, vectors, monkeypatch):
     assert message == "Error: --rerank letters needs --query-text TEXT"
     message = fails("search", folder, "--like", "doc3", *words, "--query-text", "more", code=2)
     assert message == "Error: --query-text must be given once for one query, got 2"
-    assert "must have one text for each of 2 queries, got 1" in fails("search", folder, "--vector-json", several, *words)
+    assert "must have one text for each of 2 queries, got 1" in fails(
+        "search", folder, "--vector-json", several, *words
+    )
 
 
 def test_query_tokens_reach_an_index_that_ranks_by_them(vectors, tokens, tmp_path):
@@ -626,7 +627,7 @@ def test_bad_query_file(folder, tmp_path):
         ("magic", "rerank names no stage 'magic'; the stages are: expansion, "),
         ("expansion(", "rerank must be stages written as in Python, such as "),
         ("expansion(magic=1)", "rerank: "),
-        ("expansion(mix=2)", "mix must be a number from 0 to 1, got 2"),
+        ("expansion(mix=2)", "mix must be a finite number >= 0, at most 1, got 2"),
     ],
 )
 def test_bad_stages(folder, text, message):
