@@ -25,7 +25,7 @@ _BATCH = 256
 _TOKEN_FILES = ("doc_token_offsets.npy", "query_tokens.npy", "query_token_offsets.npy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Collection:
     """Documents, queries and judgements; `read_collection` makes it.
 

@@ -48,7 +48,7 @@ class Compared(NamedTuple):
     tied: int
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Evaluation:
     """The answer of `evaluate`; printed, it is a table with a line for each measure and system.
 

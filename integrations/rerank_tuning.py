@@ -29,7 +29,7 @@ GRID = (
 TUNED = "tuned, held out"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RerankTuning:
     """The answer of `tune_rerank`; printed, it is the held-out table and the choice.
 

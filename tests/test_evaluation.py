@@ -285,6 +285,22 @@ def test_table_and_frames(bridge, data):
     assert_array_equal(each["MRR"], np.concatenate([found.values[system]["MRR"] for system in found.systems]))
 
 
+def test_timed_rounds_ask_a_sample_in_turns(bridge, data, monkeypatch):
+    sizes = []
+
+    def search_batch(self, queries, *args, rerank, **options):
+        sizes.append((len(rerank), len(queries)))
+        return original(self, queries, *args, rerank=rerank, **options)
+
+    original = ab.AttentionVectorBridge.search_batch
+    monkeypatch.setattr(ab.AttentionVectorBridge, "search_batch", search_batch)
+    monkeypatch.setattr("attnbridge.integrations.evaluation._TIMED", 5)
+    found = evaluated(bridge, data, ["expansion"], rounds=2)
+    assert sorted(sizes[:2]) == [(0, QUERIES), (1, QUERIES)]
+    assert sorted(sizes[2:4]) == sorted(sizes[4:]) == [(0, 5), (1, 5)]
+    assert len(found.query_ids) == QUERIES
+
+
 def test_same_call_same_figures(bridge, data):
     first, second = (evaluated(bridge, data, ["expansion"], seed=3).to_dict() for _ in range(2))
     assert first == second
