@@ -318,15 +318,15 @@ def as_frame(rows: Sequence[Any], columns: tuple[str, ...]) -> "pd.DataFrame":
     return frame
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an aligned table, numbers to the right."""
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
+    """Return an aligned table, numbers to the right, the columns named in `left` to the left."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     out = io.StringIO()

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hit as Hit
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
+    from attnbridge.integrations.evaluation import evaluate as evaluate
+    from attnbridge.integrations.rerank_tuning import tune_rerank as tune_rerank
     from attnbridge.manifolds import EuclideanSpace as EuclideanSpace
     from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
     from attnbridge.manifolds import Manifold as Manifold
@@ -127,7 +129,9 @@ _HOME = {
     "attention_score": "attnbridge.functional",
     "attention_scores": "attnbridge.functional",
     "attention_types": "attnbridge.functional",
+    "evaluate": "attnbridge.integrations.evaluation",
     "softmax": "attnbridge.functional",
+    "tune_rerank": "attnbridge.integrations.rerank_tuning",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

@@ -1,5 +1,6 @@
 """The command line: what it prints, where, and with which exit code."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import ClassVar
 
 import click
 import numpy as np
@@ -19,6 +21,7 @@ from rich.cells import cell_len
 
 import attnbridge as ab
 import attnbridge.cli as command_line
+from attnbridge import rerank
 from attnbridge.integrations import HnswIndex
 from attnbridge.integrations import bridge as bridge_module
 from attnbridge.kernels import _jit
@@ -153,9 +156,10 @@ def stated_defaults(command):
 def test_defaults_in_the_help_are_the_library_s():
     """They are written out there, because reading them from the classes would load the library."""
     from attnbridge.cli.audit import audit
+    from attnbridge.cli.evaluate import evaluate
     from attnbridge.cli.index import _GRAPH_OPTIONS, index
-    from attnbridge.cli.search import search
     from attnbridge.cli.tune import tune
+    from attnbridge.cli.tune_rerank import tune_rerank
 
     stated = stated_defaults(index)
     assert stated.pop("vector") == "embedding"
@@ -163,16 +167,14 @@ def test_defaults_in_the_help_are_the_library_s():
     assert stated == {
         name: str(signature[_GRAPH_OPTIONS[name]].default) for name in ("m", "ef_construction", "ef", "seed")
     }
-    expansion, late = ab.QueryExpansion(), ab.LateInteraction()
-    assert stated_defaults(search) == {
-        "expansion_top": str(expansion.top),
-        "expansion_scale": str(expansion.scale),
-        "expansion_mix": str(expansion.mix),
-        "late_interaction_mix": str(late.mix),
-    }
     shares = inspect.signature(ab.AttentionVectorBridge.audit).parameters["selectivities"].default
     assert stated_defaults(audit) == {"selectivities": ", ".join(map(str, shares))}
-    for command, method in ((audit, ab.AttentionVectorBridge.audit), (tune, ab.AttentionVectorBridge.tune)):
+    for command, method in (
+        (audit, ab.AttentionVectorBridge.audit),
+        (tune, ab.AttentionVectorBridge.tune),
+        (evaluate, ab.evaluate),
+        (tune_rerank, ab.tune_rerank),
+    ):
         signature = inspect.signature(method).parameters
         shown = {
             parameter.name: parameter.default
@@ -396,14 +398,13 @@ def test_expansion_options_reach_the_stage(folder, bridge):
     plain = bridge.search(id="doc3", rerank=ab.QueryExpansion())
     assert searched(folder, "--like", "doc3", "--rerank", "expansion") == as_json(plain)
     own = bridge.search(id="doc3", rerank=ab.QueryExpansion(top=3, scale=2.0, mix=0.9))
-    options = ["--expansion-top", 3, "--expansion-scale", 2.0, "--expansion-mix", 0.9]
-    assert searched(folder, "--like", "doc3", "--rerank", "expansion", *options) == as_json(own)
+    assert searched(folder, "--like", "doc3", "--rerank", "expansion(3, scale=2.0, mix=0.9)") == as_json(own)
     assert own != plain
 
 
 def test_late_interaction_uses_stored_or_given_tokens(folder, bridge, vectors, tokens, tmp_path):
     like = bridge.search(id="doc3", rerank=ab.LateInteraction(mix=0.3))
-    options = ["--rerank", "late_interaction", "--late-interaction-mix", 0.3]
+    options = ["--rerank", "late_interaction(mix=0.3)"]
     assert searched(folder, "--like", "doc3", *options) == as_json(like)
 
     np.save(tmp_path / "tokens.npy", tokens[7])
@@ -424,8 +425,62 @@ def test_stages_run_in_the_order_given(folder, bridge):
         [ab.QueryExpansion(), ab.LateInteraction()],
         [ab.LateInteraction(), ab.QueryExpansion()],
     ):
+        expected = as_json(bridge.search(id="doc3", rerank=stages))
         options = [word for stage in stages for word in ("--rerank", stage.name)]
-        assert searched(folder, "--like", "doc3", *options) == as_json(bridge.search(id="doc3", rerank=stages))
+        assert searched(folder, "--like", "doc3", *options) == expected
+        assert searched(folder, "--like", "doc3", "--rerank", ", ".join(map(repr, stages))) == expected
+
+
+def test_default_is_passed_on_as_text(folder, monkeypatch):
+    """What it stands for is the bridge's to say."""
+    seen = []
+
+    def search(self, *args, rerank, **options):
+        seen.append(rerank)
+        return original(self, *args, **options)
+
+    original = ab.AttentionVectorBridge.search
+    monkeypatch.setattr(ab.AttentionVectorBridge, "search", search)
+    searched(folder, "--like", "doc3", "--rerank", "default")
+    assert seen == ["default"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Letters:
+    """Score candidates by the length of the query's words."""
+
+    name: ClassVar[str] = "letters"
+    level: ClassVar[str] = "scores"
+    requires_tokens: ClassVar[bool] = False
+    requires_text: ClassVar[bool] = True
+
+    def apply(self, pool):
+        pool.parts[self.name] = pool.scores = pool.scores * 0.0 + len(pool.query_text)
+
+
+def test_query_text_reaches_stages_that_read_it(folder, vectors, monkeypatch):
+    monkeypatch.setattr(rerank, "STAGES", (*rerank.STAGES, Letters))
+    words = ["--rerank", "letters", "--query-text", "four"]
+    assert {hit["score"] for hit in searched(folder, "--like", "doc3", *words)["hits"]} == {4.0}
+    several = json.dumps(vectors[:2].tolist())
+    found = searched(folder, "--vector-json", several, *words, "--query-text", "seventeen")
+    assert [hits["hits"][0]["score"] for hits in found] == [4.0, 9.0]
+    message = fails("search", folder, "--like", "doc3", "--rerank", "letters", code=2)
+    assert message == "Error: --rerank letters needs --query-text TEXT"
+    message = fails("search", folder, "--like", "doc3", *words, "--query-text", "more", code=2)
+    assert message == "Error: --query-text must be given once for one query, got 2"
+    assert "must have one text for each of 2 queries, got 1" in fails(
+        "search", folder, "--vector-json", several, *words
+    )
+
+
+def test_query_tokens_reach_an_index_that_ranks_by_them(vectors, tokens, tmp_path):
+    made = ab.AttentionVectorBridge(DIM, attention="cross", index="exact")
+    made.add(vectors, tokens=tokens)
+    made.save(tmp_path / "cross")
+    np.save(tmp_path / "tokens.npy", tokens[7])
+    expected = made.search(id=3, query_tokens=tokens[7])
+    assert searched(tmp_path / "cross", "--like", 3, "--query-tokens", tmp_path / "tokens.npy") == as_json(expected)
 
 
 def test_parts_that_are_no_numbers_become_null(vectors, tmp_path):
@@ -518,14 +573,7 @@ def test_terminal_s_encoding_may_lack_an_id(odd, vectors):
         (["--like", "a", "-k", "-3"], "Invalid value for '-k': -3 is not in the range x>=1."),
         (["--like", "a", "--candidates", "0"], "Invalid value for '--candidates': 0 is not in the range x>=1."),
         (["--like", "a", "--offset", "-1"], "Invalid value for '--offset': -1 is not in the range x>=0."),
-        (["--like", "a", "--rerank", "magic"], "Invalid value for '--rerank': 'magic' is not one of"),
-        (["--like", "a", "--expansion-top", "3"], "--expansion-top needs --rerank expansion"),
-        (
-            ["--like", "a", "--rerank", "expansion", "--late-interaction-mix", "0.1"],
-            "--late-interaction-mix needs --rerank late_interaction",
-        ),
-        (["--like", "a", "--rerank", "expansion", "--expansion-mix", "2"], "Invalid value for '--expansion-mix'"),
-        (["--like", "a", "--query-tokens", "t.npy"], "--query-tokens needs --rerank late_interaction"),
+        (["--like", "a", "--query-text", "t"], "--query-text needs a --rerank stage that reads the query's words"),
         (
             ["--vector-json", "[1]", "--rerank", "late_interaction"],
             "--rerank late_interaction needs --query-tokens FILE, or --like",
@@ -573,12 +621,27 @@ def test_bad_query_file(folder, tmp_path):
     assert "must hold one array" in message("q.npy", (tmp_path / "two.npz").read_bytes())
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("magic", "rerank names no stage 'magic'; the stages are: expansion, "),
+        ("expansion(", "rerank must be stages written as in Python, such as "),
+        ("expansion(magic=1)", "rerank: "),
+        ("expansion(mix=2)", "mix must be a finite number >= 0, at most 1, got 2"),
+    ],
+)
+def test_bad_stages(folder, text, message):
+    assert message in fails("search", folder, "--like", "doc1", "--rerank", text)
+
+
 def test_bad_tokens(folder, numbered, tmp_path):
     np.save(tmp_path / "t.npy", np.eye(3))
     late = ["--rerank", "late_interaction"]
     message = fails("search", folder, "--like", "doc1", *late, "--query-tokens", tmp_path / "t.npy")
     assert message == "Error: query_tokens must have the stored tokens' dimension 5, got 3"
     assert "needs stored tokens" in fails("search", numbered, "--like", "1", *late)
+    message = fails("search", folder, "--like", "doc1", "--query-tokens", tmp_path / "t.npy")
+    assert message.startswith("Error: query_tokens are read by no stage")
 
 
 def test_unknown_id_is_named(folder):

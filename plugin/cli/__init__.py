@@ -21,6 +21,8 @@ _COMMANDS = {
     "compact": ("attnbridge.cli.compact:compact", "Give back the space of deleted and replaced rows."),
     "audit": ("attnbridge.cli.audit:audit", "Measure an index's recall, speed and size."),
     "tune": ("attnbridge.cli.tune:tune", "Set an index to the fastest search that reaches a recall."),
+    "evaluate": ("attnbridge.cli.evaluate:evaluate", "Measure rankings on judged queries of your own."),
+    "tune-rerank": ("attnbridge.cli.tune_rerank:tune_rerank", "Choose rerank stages by cross-validation on those."),
     "bench": ("attnbridge.cli.bench:bench", "Measure speed, recall and memory beside other libraries."),
     "test": ("attnbridge.cli.test:test", "Check this installation against slow float64 formulas."),
     "verify": ("attnbridge.cli.verify:verify", "Check every file of an index for damage."),

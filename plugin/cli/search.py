@@ -39,20 +39,22 @@ _COLUMNS = 4
 @click.option(
     "--rerank",
     multiple=True,
-    type=click.Choice(["expansion", "late_interaction"]),
-    help="A stage after the first ranking; give it again for more, in this order.",
+    metavar="TEXT",
+    help='Stages after the first ranking, such as "expansion(top=5), late_interaction"; given again, further ones. '
+    'Or "default" alone.',
 )
-@click.option("--expansion-top", type=click.IntRange(min=1), help="Candidates attended to. [default: 10]")
-@click.option(
-    "--expansion-scale", type=click.FloatRange(min=0, min_open=True), help="Higher follows the first. [default: 40.0]"
-)
-@click.option("--expansion-mix", type=click.FloatRange(0, 1), help="Share of the new query. [default: 0.5]")
-@click.option("--late-interaction-mix", type=click.FloatRange(0, 1), help="Share of the new score. [default: 0.7]")
 @click.option(
     "--query-tokens",
     metavar="FILE",
     type=FILE,
-    help="late_interaction: .npy (m, dt), or (b, m, dt) for b queries; --like has the row's own.",
+    help="Stages that read tokens: .npy (m, dt), or (b, m, dt) for b queries; --like has the row's own.",
+)
+@click.option(
+    "--query-text",
+    "query_texts",
+    multiple=True,
+    metavar="TEXT",
+    help="Stages that read the query's words: these; given again, of the next query.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an object, or a list of them where rows were given.")
 def search(
@@ -62,6 +64,7 @@ def search(
     vector_json: str | None,
     rerank: tuple[str, ...],
     query_tokens: Path | None,
+    query_texts: tuple[str, ...],
     params: tuple[str, ...],
     model: str | None,
     as_json: bool,
@@ -70,16 +73,14 @@ def search(
     """Search the index in FOLDER, ranked by attention."""
     if sum(form is not None for form in (like, vector_file, vector_json)) != 1:
         raise click.UsageError("give one query: either --like, --vector or --vector-json")
-    stage_options = _stage_options(rerank, options)
-    if query_tokens is not None and "late_interaction" not in rerank:
-        raise click.UsageError("--query-tokens needs --rerank late_interaction")
-    if "late_interaction" in rerank and like is None and query_tokens is None:
-        raise click.UsageError("--rerank late_interaction needs --query-tokens FILE, or --like")
+    options["rerank"] = _stages(rerank)
+    _check_needs(options["rerank"], like is not None, query_tokens, query_texts)
     options["params"] = params_of(params, options["where"])
     query: Any = None if like is not None else read_query(vector_file, vector_json)
     if query_tokens is not None:
         options["query_tokens"] = read_array(query_tokens)
-    options["rerank"] = _stages(rerank, stage_options)
+    if query_texts:
+        options["query_text"] = list(query_texts) if query is not None and query.ndim == 2 else _one(query_texts)
     from attnbridge.integrations import AttentionVectorBridge
 
     bridge = AttentionVectorBridge.open(folder, read_only=True, model=model)
@@ -105,26 +106,31 @@ def _warn_of_cut(found: "list[Hits]") -> None:
         )
 
 
-def _stage_options(rerank: tuple[str, ...], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Move the stages' own options out of `options`; one without its stage is wrong usage."""
-    taken: dict[str, dict[str, Any]] = {"expansion": {}, "late_interaction": {}}
-    for name in list(options):
-        stage, _, option = name.rpartition("_")
-        if stage not in taken:
-            continue
-        value = options.pop(name)
-        if value is not None and stage not in rerank:
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --rerank {stage}")
-        if value is not None:
-            taken[stage][option] = value
-    return taken
+def _stages(texts: tuple[str, ...]) -> "tuple[Stage, ...] | str":
+    """Return the stages that the texts name, in their order; "default" is the bridge's to choose."""
+    from attnbridge.rerank import as_stages
+
+    return "default" if texts == ("default",) else as_stages(texts)
 
 
-def _stages(names: tuple[str, ...], options: dict[str, dict[str, Any]]) -> "list[Stage]":
-    from attnbridge.rerank import LateInteraction, QueryExpansion
+def _check_needs(rerank: "tuple[Stage, ...] | str", like: bool, tokens: Path | None, texts: tuple[str, ...]) -> None:
+    """Refuse what no stage reads, and stages without what they read."""
+    if isinstance(rerank, str):  # what it reads depends on the index
+        return
+    by_tokens = [stage.name for stage in rerank if stage.requires_tokens]
+    by_text = [stage.name for stage in rerank if getattr(stage, "requires_text", False)]
+    if by_tokens and tokens is None and not like:
+        raise click.UsageError(f"--rerank {by_tokens[0]} needs --query-tokens FILE, or --like")
+    if by_text and not texts:
+        raise click.UsageError(f"--rerank {by_text[0]} needs --query-text TEXT")
+    if texts and not by_text:
+        raise click.UsageError("--query-text needs a --rerank stage that reads the query's words")
 
-    kinds = {kind.name: kind for kind in (QueryExpansion, LateInteraction)}
-    return [kinds[name](**options[name]) for name in names]
+
+def _one(texts: tuple[str, ...]) -> str:
+    if len(texts) > 1:
+        raise click.UsageError(f"--query-text must be given once for one query, got {len(texts)}")
+    return texts[0]
 
 
 def _as_dict(hits: "Hits") -> dict[str, Any]:
