@@ -13,8 +13,9 @@ from attnbridge.validation import as_floats, as_matrix, as_number, require_finit
 
 Scales = npt.NDArray[np.float32]
 
-# No stored token has a larger value, whatever it is stored as: products with it stay far inside float32.
-_MOST = 65504.0
+# The largest float16, and what no longer rounds to it. Neither is an int8 token larger: products with it stay far
+# inside float32.
+_MOST, _BEYOND = 65504.0, 65520.0
 
 
 class TokenArrays(NamedTuple):
@@ -168,6 +169,6 @@ def _as_codes(
     else:
         codes[:] = array
         sizes = np.abs(array).max(axis=1, initial=0.0) * scales.astype(np.float64)
-    if (sizes > _MOST).any():
+    if (sizes >= _BEYOND).any():
         raise InvalidInputError(f"tokens must be at most 65504 in size: tokens[{place}] is not; rescale it")
     return codes, scales
