@@ -104,7 +104,7 @@ def _as_array(given: Any) -> Any:
 
 def _scale_list(scale: Any, count: int) -> list[Any]:
     """Return an entry for each document."""
-    scale = plain(scale)
+    scale = list(scale) if isinstance(scale, np.ndarray) and scale.ndim > 1 else plain(scale)
     if scale is None:
         return [None] * count
     if isinstance(scale, str) or not isinstance(scale, Sequence):
@@ -118,12 +118,12 @@ def _scale_list(scale: Any, count: int) -> list[Any]:
 
 def _given_scale(given: Any, scale: Any, count: int, place: int) -> Scales | None:
     """Return the scale of each of a document's int8 tokens; None where they are floats."""
-    dtype, name = str(getattr(given, "dtype", "")), f"token_scale[{place}]"
-    if dtype.rpartition(".")[2] != "int8":  # of other libraries too: torch.int8
+    if not _is_int8(given):
         if scale is not None and count:
+            kind = getattr(given, "dtype", type(given).__name__)
             raise InvalidInputError(
-                f"token_scale can be given for int8 tokens only: tokens[{place}] is {dtype}; leave it out, or pass "
-                "None for this document"
+                f"token_scale can be given for int8 tokens only: tokens[{place}] is {kind}; leave it out, or pass None "
+                "for this document"
             )
         return None
     if scale is None:
@@ -133,9 +133,11 @@ def _given_scale(given: Any, scale: Any, count: int, place: int) -> Scales | Non
                 "document, or an array (n_i,) for each; or pass the values as floats"
             )
         return np.empty(0, np.float32)
-    scale = plain(scale)
-    if isinstance(scale, str) or not isinstance(scale, Sequence):
-        return np.full(count, as_number(scale, name, least=0.0, most=_MOST), np.float32)
+    name = f"token_scale[{place}]"
+    if not isinstance(scale, np.ndarray) or not scale.ndim:
+        scale = plain(scale)
+        if isinstance(scale, str) or not isinstance(scale, Sequence):
+            return np.full(count, as_number(scale, name, least=0.0, most=_MOST), np.float32)
     scales = as_floats(scale, name).astype(np.float32)
     if scales.shape != (count,):
         raise DimensionMismatchError(
@@ -146,6 +148,13 @@ def _given_scale(given: Any, scale: Any, count: int, place: int) -> Scales | Non
         at = int(np.flatnonzero(scales < 0)[0])
         raise InvalidInputError(f"{name} must be >= 0: position {at} is {scales[at]}; turn the signs of its codes")
     return scales
+
+
+def _is_int8(given: Any) -> bool:
+    """Return whether an array holds codes; one of another library too: torch.int8."""
+    if isinstance(given, np.ndarray):
+        return bool(given.dtype == np.int8)
+    return str(getattr(given, "dtype", "")).rpartition(".")[2] == "int8"
 
 
 def _as_halves(array: npt.NDArray[Any], scales: Scales | None, place: int) -> npt.NDArray[np.float16]:
@@ -165,10 +174,12 @@ def _as_codes(
     if scales is None:
         steps = np.empty(len(array))
         kernels.to_int8(array, codes, steps)
-        sizes, scales = 127.0 * steps, steps.astype(np.float32)
+        largest, scales = 127.0 * float(steps.max(initial=0.0)), steps.astype(np.float32)
     else:
         codes[:] = array
-        sizes = np.abs(array).max(axis=1, initial=0.0) * scales.astype(np.float64)
-    if (sizes >= _BEYOND).any():
+        largest = 128.0 * float(scales.max(initial=0.0))
+        if largest >= _BEYOND:  # perhaps: not every code is -128
+            largest = float((np.abs(array).max(axis=1, initial=0.0) * scales.astype(np.float64)).max())
+    if largest >= _BEYOND:
         raise InvalidInputError(f"tokens must be at most 65504 in size: tokens[{place}] is not; rescale it")
     return codes, scales

@@ -196,6 +196,14 @@ def test_one_array_for_all_documents(dtype):
     assert np.array(bridge.get_tokens(range(4))).tolist() == (block * 0.5).tolist()
 
 
+def test_codes_of_another_library():
+    bridge = Bridge(2, index="exact", token_dtype="int8")
+    with pytest.raises(ab.InvalidInputError, match=r"tokens\[0\] is int8 and needs token_scale"):
+        bridge.add(np.ones((1, 2)), tokens=[Tensor()])
+    bridge.add(np.ones((1, 2)), tokens=[Tensor()], token_scale=0.5)
+    assert bridge.get_tokens(0)[0].tolist() == [[0.5] * 3] * 2
+
+
 def test_an_upsert_within_one_add_keeps_the_last_ones_scales():
     code = np.array([[1, 2]], np.int8)
     bridge = Bridge(2, index="exact", token_dtype="int8")
@@ -247,6 +255,19 @@ BAD = np.ones((2, 3))
 CODE = np.ones((2, 3), np.int8)
 
 
+class Frame:
+    """What becomes an array, and has no one type, as a table."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones((2, 3))
+
+
+class Tensor(Frame):
+    """Codes of another library."""
+
+    dtype = "torch.int8"
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("error", "message", "tokens", "scale"),
@@ -261,6 +282,7 @@ CODE = np.ones((2, 3), np.int8)
             [CODE, BAD],
             1.0,
         ),
+        (ab.InvalidInputError, r"for int8 tokens only: tokens\[0\] is Frame", [Frame(), CODE], 1.0),
         (ab.InvalidInputError, r"for int8 tokens only: tokens\[0\] is int64", [[[1, 2, 3]], CODE], [1.0, 1.0]),
         (ab.InvalidInputError, r"for int8 tokens only: tokens\[0\] is uint8", [CODE.view(np.uint8), None], 1.0),
         (ab.DimensionMismatchError, "have one entry for each of 2 vectors, got 3", [CODE, CODE], [1.0, 1.0, 1.0]),
