@@ -13,7 +13,7 @@ from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Hits, Id
 from attnbridge.integrations.audit import audit as audit_bridge
 from attnbridge.integrations.candidates import CandidateSource, ExactIndex
-from attnbridge.integrations.codes import FULL_ROWS, RowSettings
+from attnbridge.integrations.codes import RowSettings
 from attnbridge.integrations.constructors import Constructors
 from attnbridge.integrations.graph import ENGINES, Foreign, Graph
 from attnbridge.integrations.hnswlib import HnswIndex, hnswlib_problem
@@ -65,6 +65,9 @@ class AttentionVectorBridge(Constructors):
         Walk over rows reduced to so many principal directions.
     keep_full : bool, default True
         Keep the float32 rows too. False keeps those of `dtype` only, and ranks by them.
+    token_dtype : {"float16", "int8"}, default "float16"
+        Of stored token vectors. int8 takes half the bytes: a token's largest absolute value becomes 127, and its scale
+        is kept with it.
     candidates : int, default 100
         How many of the index's nearest rows a search ranks where it is not told.
     model : str, optional
@@ -140,6 +143,7 @@ class AttentionVectorBridge(Constructors):
         dtype: str = "float32",
         index_dim: int | None = None,
         keep_full: bool = True,
+        token_dtype: str = "float16",
         candidates: int = 100,
         model: str | None = None,
         threads: int | None = None,
@@ -159,13 +163,13 @@ class AttentionVectorBridge(Constructors):
             names = ", ".join([*hnsw, *(["engine"] if engine is not None else [])])
             raise InvalidConfigError(f"{names} can be given for index='hnsw' only, got index={index!r}")
         self._engine = "native" if engine is None else as_choice(engine, "engine", ENGINES)
-        rows = RowSettings(dtype, index_dim, keep_full)
+        rows = RowSettings(dtype, index_dim, keep_full, token_dtype)
         if rows.reduced and (self._engine != "native" or index not in ("auto", "hnsw")):
             raise InvalidConfigError(
                 f"dtype={dtype!r} and index_dim={index_dim} must go with keep_full=False where no graph is walked: got "
                 f"index={index!r}, engine={self._engine!r}, which read the full rows"
             )
-        if measure.difference is not None and (rows != FULL_ROWS or self._engine != "native"):
+        if measure.difference is not None and (rows.packed or rows.reduced or self._engine != "native"):
             raise InvalidConfigError(
                 f"metric={measure.name!r} must go with dtype='float32', index_dim=None and engine='native', which keep "
                 f"distances near the boundary: got {dtype!r}, {index_dim} and {self._engine!r}"

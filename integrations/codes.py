@@ -15,6 +15,9 @@ from attnbridge.validation import as_choice, as_count, kernel_ready
 STORED: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.uint16, "int8": np.int8}
 DISK: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
+# What token vectors are stored as; int8 with a scale for each of them.
+TOKEN_DTYPES = ("float16", "int8")
+
 # A product of int8 codes of this many values fits 32 bits.
 _MOST_INT8 = 2**17
 
@@ -26,7 +29,7 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class RowSettings:
-    """How a store keeps its rows.
+    """How a store keeps its rows and their tokens.
 
     Parameters
     ----------
@@ -37,6 +40,8 @@ class RowSettings:
     keep_full : bool, default True
         Keep the float32 rows as well, to rank what the walk finds. Without, rows are given back as they are stored:
         float16 or int8, each with a scale of its own.
+    token_dtype : {"float16", "int8"}, default "float16"
+        Of the token vectors; each int8 one with a scale of its own.
 
     Raises
     ------
@@ -47,10 +52,12 @@ class RowSettings:
     dtype: str = "float32"
     index_dim: int | None = None
     keep_full: bool = True
+    token_dtype: str = "float16"
 
     def __post_init__(self) -> None:
-        given: Any = self.dtype
-        object.__setattr__(self, "dtype", as_choice(getattr(given, "name", given), "dtype", STORED))  # numpy's too
+        for name, choices in (("dtype", STORED), ("token_dtype", TOKEN_DTYPES)):
+            given: Any = getattr(self, name)
+            object.__setattr__(self, name, as_choice(getattr(given, "name", given), name, choices))  # numpy's too
         if self.index_dim is not None:
             object.__setattr__(self, "index_dim", as_count(self.index_dim, "index_dim"))
         if not isinstance(self.keep_full, bool):

@@ -18,8 +18,9 @@ from attnbridge.hits import Id
 from attnbridge.integrations.codes import RowSettings
 from attnbridge.integrations.graph import LINK_FROM, Foreign, Graph, Linker
 from attnbridge.integrations.hnswlib import HnswIndex
-from attnbridge.integrations.inputs import id_list, is_one_id, refuse_params, token_list
+from attnbridge.integrations.inputs import id_list, is_one_id, refuse_params
 from attnbridge.integrations.store import Store
+from attnbridge.integrations.tokens import TokenArrays, as_tokens
 from attnbridge.integrations.view import View
 from attnbridge.metric import Metric
 from attnbridge.progress import progress_bar
@@ -159,8 +160,8 @@ class Documents:
         vectors = self._metric.given(view.vectors(np.array(rows, np.int64)))
         return vectors[0] if is_one_id(ids) else vectors
 
-    def get_tokens(self, ids: Id | Sequence[Id]) -> list[npt.NDArray[np.float16]]:
-        """Return stored token vectors.
+    def get_tokens(self, ids: Id | Sequence[Id]) -> list[npt.NDArray[np.float16] | npt.NDArray[np.float32]]:
+        """Return the values of stored token vectors.
 
         Parameters
         ----------
@@ -168,7 +169,8 @@ class Documents:
 
         Returns
         -------
-        list of ndarray of float16, (n_i, dt)
+        list of ndarray, (n_i, dt)
+            float16 as they are stored; of token_dtype="int8" float32, each code times its token's scale.
 
         Raises
         ------
@@ -330,6 +332,7 @@ class Documents:
         ids: Sequence[Id] | npt.NDArray[Any] | None = None,
         *,
         tokens: Sequence[npt.ArrayLike | None] | None = None,
+        token_scale: float | Sequence[npt.ArrayLike | None] | npt.NDArray[Any] | None = None,
         payload: Any = None,
         wait: bool = True,
         progress: bool = True,
@@ -345,7 +348,12 @@ class Documents:
         ids : list of str or of int, optional
             By default numbers from 0, or from the largest id so far. Of an id given twice the last one wins.
         tokens : list of array_like (n_i, dt), optional
-            Token vectors of each document for `LateInteraction`, stored as float16; None for one without.
+            Token vectors of each document for `LateInteraction`, stored as the bridge's token_dtype; None for one
+            without. As floats, up to 65504 in size; or as arrays of int8 codes, which need `token_scale`.
+        token_scale : float, or list of float or of array_like (n_i,), optional
+            What int8 tokens are multiplied with (value = code * scale, scale >= 0): one number for all, for each
+            document, or for each token; None for a document whose tokens are floats. With token_dtype="int8" codes and
+            scales are stored as they are given.
         payload : dict of columns, or a table of pandas, polars or pyarrow, optional
             Values to filter by and to have returned. New columns may come at any time: rows before have None there.
         wait : bool, default True
@@ -383,20 +391,21 @@ class Documents:
         matrix = as_matrix(vectors, "vectors", dim=self._dim)
         with self._write() as (store, source):
             given = store.new_ids(ids, len(matrix))
-            halves = None if tokens is None else token_list(tokens, len(matrix), store.token_dim)
+            dtype = store.settings.token_dtype
+            stored = as_tokens(tokens, token_scale, len(matrix), store.token_dim, dtype)
             table = None if payload is None else _as_table(payload, len(matrix))
             last = {id: position for position, id in enumerate(given)}
             kept = sorted(last.values())
             if len(kept) < len(given):
                 matrix = matrix[kept]
-                halves = None if halves is None else [halves[i] for i in kept]
+                stored = None if stored is None else stored.take(kept)
                 table = None if table is None else table.take(kept)
             points = self._metric.points(matrix)
             self._metric.row_terms(points, "vectors")  # refuses what the metric cannot take
             columns = store.appended(table, len(matrix))
             distinct = [given[i] for i in kept]
-            with self._recorded("add", ids=distinct, vectors=matrix, tokens=halves, table=table):
-                self._append(store, source, distinct, points, halves, columns)
+            with self._recorded("add", ids=distinct, vectors=matrix, tokens=stored, table=table):
+                self._append(store, source, distinct, points, stored, columns)
         self._link(wait, progress)
         return given
 
@@ -406,7 +415,7 @@ class Documents:
         source: Graph | Foreign | None,
         ids: list[Id],
         matrix: npt.NDArray[np.float32],
-        tokens: list[npt.NDArray[np.float16]] | None,
+        tokens: TokenArrays | None,
         payload: Any,
     ) -> None:
         if not ids:

@@ -1,4 +1,4 @@
-"""Ids and token vectors as users give them, checked."""
+"""Ids, filters and query tokens as users give them, checked."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -75,28 +75,6 @@ def refuse_params(params: Any) -> None:
     """Refuse params where there is no expression that they could be values for."""
     if params is not None:
         raise InvalidInputError("params are values for where=, which is not given")
-
-
-def token_list(tokens: Any, count: int, dim: int | None) -> list[npt.NDArray[np.float16]]:
-    """Return `count` checked arrays (n_i, dt) as float16; None stands for a document without tokens."""
-    if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray):
-        raise InvalidInputError(f"tokens must be a list of arrays (n_i, dt), got {type(tokens).__name__}")
-    if len(tokens) != count:
-        raise DimensionMismatchError(f"tokens must have one array for each of {count} vectors, got {len(tokens)}")
-    out = []
-    for i, given in enumerate(tokens):
-        array = as_matrix([] if given is None else given, f"tokens[{i}]")
-        if len(array) and dim is not None and array.shape[1] != dim:
-            raise DimensionMismatchError(
-                f"tokens must have one dimension: tokens[{i}] has {array.shape[1]}, those before have {dim}"
-            )
-        dim = array.shape[1] if len(array) else dim
-        with np.errstate(over="ignore"):
-            half = array.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise InvalidInputError(f"tokens must fit float16 (up to 65504): tokens[{i}] does not; rescale it")
-        out.append(half)
-    return [half if len(half) else half.reshape(0, dim or 0) for half in out]
 
 
 def check_query_tokens(tokens: Any, weights: Any, dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:

@@ -15,7 +15,7 @@ from attnbridge.errors import IndexCorruptError, InvalidInputError
 from attnbridge.integrations.journal import journal_path, records
 from attnbridge.integrations.manifest import parse_json
 
-_DTYPES = {"float32": "<f4", "float16": "<f2", "int64": "<i8"}
+_DTYPES = {"float32": "<f4", "float16": "<f2", "int64": "<i8", "int8": "|i1"}
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 8
 _MOST_AXES = 8
@@ -45,7 +45,7 @@ def encode(
     values : mapping
         JSON values.
     arrays : mapping of str to array, optional
-        float32, float16, or int64; not copied where they lie in C order.
+        float32, float16, int64, or int8; not copied where they lie in C order.
     blobs : mapping of str to bytes, optional
 
     Returns

@@ -24,6 +24,7 @@ from attnbridge.integrations.operations import Operation, encode, operations
 from attnbridge.integrations.options import packed, unpacked
 from attnbridge.integrations.snapshot import Snapshot, current_snapshot, is_index, load_snapshot, write_snapshot
 from attnbridge.integrations.store import Store
+from attnbridge.integrations.tokens import TokenArrays
 from attnbridge.metric import METRICS
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_text
@@ -149,7 +150,7 @@ class Persistent(Documents):
             name, ids = operation.values.get("operation"), operation.values.get("ids")
             if name == "add":
                 vectors, tokens = operation.arrays["vectors"], _tokens_of(operation)
-                self.add(vectors, ids, tokens=tokens, payload=_table_of(operation), wait=False)
+                self.add(vectors, ids, **tokens, payload=_table_of(operation), wait=False)
             elif name == "set_payload":
                 self.set_payload(ids, _table_of(operation))  # type: ignore[arg-type]
             elif name == "delete":
@@ -220,7 +221,7 @@ class Persistent(Documents):
     def _about(self, store: Store) -> dict[str, Any]:
         config = self.config
         names = ["dim", "metric", "attention", "index", "engine"]
-        names += ["dtype", "index_dim", "keep_full", "candidates"]
+        names += ["dtype", "index_dim", "keep_full", "token_dtype", "candidates"]
         about = {name: config[name] for name in names if name in config}
         about |= {"rows": len(store), "model": self.model, "frozen": self._frozen}
         if self._fallback is not None:  # a graph is built where it is opened with hnswlib
@@ -366,6 +367,7 @@ class Persistent(Documents):
                 dtype=snapshot.setting("dtype", str),
                 index_dim=about.get("index_dim"),
                 keep_full=snapshot.setting("keep_full", bool),
+                token_dtype=about.get("token_dtype", "float16"),  # older indexes do not say
                 candidates=snapshot.setting("candidates", int),
                 engine=about.get("engine"),
                 model=about.get("model"),
@@ -538,15 +540,19 @@ def _write_array(array: npt.NDArray[Any], path: Path) -> None:
     np.save(path, array)
 
 
-def _encoded(operation: str, *, ids: Any = None, vectors: Any = None, tokens: Any = None, table: Any = None) -> Any:
+def _encoded(
+    operation: str, *, ids: Any = None, vectors: Any = None, tokens: TokenArrays | None = None, table: Any = None
+) -> Any:
     """Return a journal record of an operation."""
     arrays: dict[str, Any] = {}
     if vectors is not None:
         arrays["vectors"] = vectors
     if tokens is not None:
-        dim = max((t.shape[1] for t in tokens if len(t)), default=0)
-        arrays["token_lengths"] = np.array([len(t) for t in tokens], np.int64)
-        arrays["tokens"] = np.concatenate([np.empty((0, dim), np.float16), *(t for t in tokens if len(t))])
+        none = np.empty((0, tokens.dim or 0), np.float16 if tokens.scales is None else np.int8)
+        arrays["token_lengths"] = tokens.lengths
+        arrays["tokens"] = np.concatenate([none, *(array for array in tokens.data if len(array))])
+        if tokens.scales is not None:
+            arrays["token_scales"] = np.concatenate([np.empty(0, np.float32), *tokens.scales])
     blobs = {}
     if table is not None:
         import pyarrow as pa
@@ -558,11 +564,14 @@ def _encoded(operation: str, *, ids: Any = None, vectors: Any = None, tokens: An
     return encode({"operation": operation, "ids": ids}, arrays, blobs)
 
 
-def _tokens_of(operation: Operation) -> Any:
-    if "tokens" not in operation.arrays:
-        return None
-    ends = np.cumsum(operation.arrays["token_lengths"])
-    return np.split(operation.arrays["tokens"], ends[:-1]) if len(ends) else []
+def _tokens_of(operation: Operation) -> dict[str, Any]:
+    """Return the arguments of `add` that a record's tokens are."""
+    arrays, given = operation.arrays, {}
+    for argument, name in (("tokens", "tokens"), ("token_scale", "token_scales")):
+        if name in arrays:
+            ends = np.cumsum(arrays["token_lengths"])
+            given[argument] = np.split(arrays[name], ends[:-1]) if len(ends) else []
+    return given
 
 
 def _table_of(operation: Operation) -> Any:

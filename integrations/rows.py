@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.hits import Id
-from attnbridge.integrations.codes import STORED, pack
+from attnbridge.integrations.codes import DISK, STORED, pack
 from attnbridge.integrations.reduction import Reduction
+from attnbridge.integrations.tokens import TokenArrays
 from attnbridge.metric import Keys, Metric, squares
 from attnbridge.rerank.pool import TokenRows
 
@@ -170,38 +171,50 @@ class Ids:
 
 
 class Tokens:
-    """Token vectors of the rows, as float16.
+    """Token vectors of the rows, as float16, or as int8 with a scale for each.
 
     Parameters
     ----------
     dim : int
         Dimension of a token vector.
+    dtype : {"float16", "int8"}, default "float16"
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, dtype: str = "float16") -> None:
         self.dim = dim
+        self.dtype = dtype
         self._count = 0
         self._rows = 0
-        self._data: npt.NDArray[np.float16] = np.empty((0, dim), np.float16)
+        self._data: npt.NDArray[Any] = np.empty((0, dim), DISK[dtype])
+        self._scales: npt.NDArray[np.float32] | None = np.empty(0, np.float32) if dtype == "int8" else None
         self._lengths: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._starts: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
-    def append(self, tokens: Sequence[npt.NDArray[np.float16]], rows: int) -> None:
+    def append(self, tokens: TokenArrays, rows: int) -> None:
         """Append the tokens of the rows from number `rows` on; those before that have no entry have none."""
         self.skip_to(rows)
-        lengths = np.array([len(t) for t in tokens], np.int64)
+        lengths = tokens.lengths
         total = int(lengths.sum())
+        written = slice(self._count, self._count + total)
         self._data = grown(self._data, self._count, total)
         if total:
-            np.concatenate(tokens, out=self._data[self._count : self._count + total])
+            np.concatenate(tokens.data, out=self._data[written])
+        if self._scales is not None and tokens.scales is not None and total:
+            self._scales = grown(self._scales, self._count, total)
+            np.concatenate(tokens.scales, out=self._scales[written])
         self._add_lengths(lengths)
         self._count += total
 
     @classmethod
-    def wrap(cls, data: npt.NDArray[np.float16], lengths: npt.NDArray[np.int64]) -> "Tokens":
-        """Take over stored arrays without a copy."""
-        tokens = cls(data.shape[1])
-        tokens._data, tokens._count = data, len(data)
+    def wrap(
+        cls,
+        data: npt.NDArray[Any],
+        lengths: npt.NDArray[np.int64],
+        scales: npt.NDArray[np.float32] | None = None,
+    ) -> "Tokens":
+        """Take over stored arrays without a copy (they may be memory-mapped); appending makes room elsewhere."""
+        tokens = cls(data.shape[1], data.dtype.name)
+        tokens._data, tokens._scales, tokens._count = data, scales, len(data)
         tokens._lengths, tokens._rows = lengths, len(lengths)
         tokens._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)[: len(lengths)]
         return tokens
@@ -209,7 +222,9 @@ class Tokens:
     def view(self) -> TokenRows:
         """Return the tokens as the kernels read them."""
         n = self._rows
-        return TokenRows(self._data[: self._count].view(np.uint16), self._starts[:n], self._lengths[:n])
+        scales = None if self._scales is None else self._scales[: self._count]
+        data = self._data[: self._count].view(STORED[self.dtype])
+        return TokenRows(data, self._starts[:n], self._lengths[:n], scales)
 
     def cut(self, view: TokenRows) -> None:
         """Go back to an earlier view."""

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from attnbridge.errors import DimensionMismatchError, IndexCorruptError, InvalidInputError, UnknownIdError
 from attnbridge.hits import Id
 from attnbridge.integrations.arrays import Mapped, load_array
+from attnbridge.integrations.blocks import Blocks
 from attnbridge.integrations.codes import DISK, FULL_ROWS, STORED, RowSettings, on_disk
 from attnbridge.integrations.inputs import id_list
 from attnbridge.integrations.manifest import damaged
 from attnbridge.integrations.reduction import SAMPLE, Reduction, rows_needed
 from attnbridge.integrations.rows import Codes, Ids, Rows, Tokens, grown
 from attnbridge.integrations.snapshot import Snapshot
+from attnbridge.integrations.tokens import TokenArrays
 from attnbridge.integrations.view import Allowed, Guard, View
 from attnbridge.metric import Metric
 
@@ -42,8 +44,8 @@ class Store:
     dim : int
     metric : Metric
     settings : RowSettings, optional
-        How rows are kept, and over what the graph is walked. What has to be fitted to the rows is so once enough of
-        them live, and again when they are compacted.
+        How rows and tokens are kept, and over what the graph is walked. What has to be fitted to the rows is so once
+        enough of them live, and again when they are compacted.
     """
 
     def __init__(self, dim: int, metric: Metric, settings: RowSettings = FULL_ROWS) -> None:
@@ -252,7 +254,7 @@ class Store:
         self,
         ids: Sequence[Id],
         vectors: npt.NDArray[np.float32],
-        tokens: list[npt.NDArray[np.float16]] | None,
+        tokens: TokenArrays | None,
         payload: "Payload | None",
     ) -> list[int]:
         """Append rows under distinct ids, and return the rows that they replace; `payload` is that of all rows."""
@@ -292,11 +294,10 @@ class Store:
             payload = Payload.empty(self.view.count)
         return payload.append(table, count)
 
-    def _put_tokens(self, tokens: list[npt.NDArray[np.float16]] | None, start: int, count: int) -> None:
+    def _put_tokens(self, tokens: TokenArrays | None, start: int, count: int) -> None:
         if tokens is not None:
-            with_tokens = [t for t in tokens if len(t)]
-            if self._tokens is None and with_tokens:
-                self._tokens = Tokens(with_tokens[0].shape[1])
+            if self._tokens is None and tokens.dim is not None:
+                self._tokens = Tokens(tokens.dim, self.settings.token_dtype)
             if self._tokens is not None:
                 self._tokens.append(tokens, start)
         if self._tokens is not None:
@@ -351,8 +352,8 @@ class Store:
         made._kind, made._next_id = self._kind, self._next_id
         tokens = None
         if view.tokens is not None:
-            tokens = [view.tokens_of(row) for row in rows.tolist()]
-            made._tokens = Tokens(view.tokens.data.shape[1])
+            tokens = view.stored_tokens(rows)
+            made._tokens = Tokens(view.tokens.data.shape[1], self.settings.token_dtype)
         payload = None if view.payload is None else view.payload.take(rows)
         made.add(view.ids.at(rows), view.vectors(rows), tokens, payload)
         return made
@@ -361,7 +362,7 @@ class Store:
         """Do to a compacted store what was done to its model since; return which of its rows died."""
         now = store.view
         new = before.count + np.flatnonzero(now.alive[before.count :])
-        tokens = None if now.tokens is None else [now.tokens_of(row) for row in new.tolist()]
+        tokens = None if now.tokens is None else now.stored_tokens(new)
         payload = None
         if now.payload is not None:
             payload = now.payload.take(np.concatenate([before.live_rows, new]))
@@ -417,8 +418,11 @@ class Store:
                 files[f"reduction_{name}.npy"] = lambda path, array=array: np.save(path, array)  # type: ignore[misc]
         if view.tokens is not None:
             tokens = view.tokens
-            files["tokens.npy"] = lambda path: np.save(path, tokens.data.view(np.float16))
+            files["tokens.npy"] = lambda path: np.save(path, on_disk(tokens.data))
             files["token_lengths.npy"] = lambda path: np.save(path, tokens.lengths)
+            scales = tokens.scale
+            if scales is not None:
+                files["token_scales.npy"] = lambda path: np.save(path, scales)
         if view.payload is not None:
             files["payload.parquet"] = view.payload.write
         return files
@@ -435,23 +439,17 @@ class Store:
         steps = _numbers(snapshot, "steps.npy", len(ids)) if settings.packed else None
         rows = Rows.wrap(data.view(STORED[dtype]), terms, steps, metric)
         codes, clipped = _read_codes(snapshot, len(ids), dim, settings, mmap)
-        tokens = token_blocks = None
-        if "tokens.npy" in snapshot:
-            lengths, _ = _array(snapshot, "token_lengths.npy", np.int64, (len(ids),), mmap=False)
-            array, token_offset = _array(snapshot, "tokens.npy", np.float16, (None, None), mmap=mmap)
-            if len(ids) and (lengths.min() < 0 or lengths.max() > len(array) or lengths.sum() != len(array)):
-                raise IndexCorruptError(f"{snapshot.path('token_lengths.npy')} does not fit tokens.npy; restore it")
-            tokens = Tokens.wrap(array, lengths)
-            token_blocks = (snapshot.blocks("tokens.npy"), token_offset)
+        tokens, token_blocks, scale_blocks = _read_tokens(snapshot, len(ids), settings.token_dtype, mmap)
         guard = None
         if mmap and len(ids):
             guard = Guard(
                 (snapshot.blocks("rows.npy"), offset),
                 data.itemsize * dim,
                 token_blocks,
-                0 if tokens is None else 2 * tokens.dim,
+                0 if tokens is None else np.dtype(DISK[tokens.dtype]).itemsize * tokens.dim,
                 None if codes is None else snapshot.blocks("codes.npy"),
                 Mapped(snapshot.folder / "rows.npy", offset, data),
+                scale_blocks,
             )
         payload = None
         if "payload.parquet" in snapshot:
@@ -522,7 +520,9 @@ class Store:
             "codes": (np.ascontiguousarray(view.walk.data), view.reduction, view.clipped) if coded else None,
             "ids": [id if live else None for id, live in zip(view.ids.part(0, view.count), alive, strict=True)],
             "next_id": self._next_id,
-            "tokens": None if view.tokens is None else (view.tokens.data.view(np.float16), view.tokens.lengths),
+            "tokens": None
+            if view.tokens is None
+            else (on_disk(view.tokens.data), view.tokens.lengths, view.tokens.scale),
             "payload": view.payload,
         }
 
@@ -581,6 +581,25 @@ def _read_codes(
         raise damaged(snapshot.folder / "clipped.npy", f"it must hold a count, got {clipped[0]}")
     data, _ = _array(snapshot, "codes.npy", DISK[settings.dtype], (count, reduction.width(dim)), mmap=mmap)
     return Codes.wrap(data.view(STORED[settings.dtype]), reduction, dim), int(clipped[0])
+
+
+def _read_tokens(
+    snapshot: Snapshot, count: int, dtype: str, mmap: bool
+) -> tuple[Tokens | None, tuple[Blocks, int] | None, tuple[Blocks, int] | None]:
+    """Return the tokens, and the blocks of their file and of that of their scales with where the arrays begin."""
+    if "tokens.npy" not in snapshot:
+        return None, None, None
+    lengths, _ = _array(snapshot, "token_lengths.npy", np.int64, (count,), mmap=False)
+    data, offset = _array(snapshot, "tokens.npy", DISK[dtype], (None, None), mmap=mmap)
+    if count and (lengths.min() < 0 or lengths.max() > len(data) or lengths.sum() != len(data)):
+        raise IndexCorruptError(f"{snapshot.path('token_lengths.npy')} does not fit tokens.npy; restore it")
+    blocks = (snapshot.blocks("tokens.npy"), offset)
+    if dtype != "int8":
+        if "token_scales.npy" in snapshot:
+            raise damaged(snapshot.folder / "token_scales.npy", f"its index keeps tokens as {dtype}, without scales")
+        return Tokens.wrap(data, lengths), blocks, None
+    scales, scale_offset = _array(snapshot, "token_scales.npy", np.float32, (len(data),), mmap=mmap)
+    return Tokens.wrap(data, lengths, scales), blocks, (snapshot.blocks("token_scales.npy"), scale_offset)
 
 
 def _read_ids(snapshot: Snapshot) -> tuple[list[Id | None], int]:

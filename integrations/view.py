@@ -12,9 +12,10 @@ from attnbridge.hits import Id
 from attnbridge.integrations import arrays
 from attnbridge.integrations.arrays import Mapped
 from attnbridge.integrations.blocks import Blocks
-from attnbridge.integrations.codes import unpack
+from attnbridge.integrations.codes import on_disk, unpack
 from attnbridge.integrations.reduction import Reduction
 from attnbridge.integrations.rows import Ids
+from attnbridge.integrations.tokens import TokenArrays
 from attnbridge.metric import Keys
 from attnbridge.rerank import TokenRows
 from attnbridge.threads import usable_threads
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.int64]
 
+# Of a token's scale on the disk: a float32.
+_SCALE_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -32,7 +36,7 @@ class Guard:
 
     Parameters
     ----------
-    rows, tokens : (Blocks, int) or None
+    rows, tokens, token_scales : (Blocks, int) or None
         The file's blocks and where its array begins; None for what is not mapped.
     row_bytes, token_bytes : int
         Of one entry.
@@ -47,6 +51,7 @@ class Guard:
     token_bytes: int = 0
     codes: Blocks | None = None
     mapped: Mapped | None = None
+    token_scales: tuple[Blocks, int] | None = None
 
     def check_rows(self, rows: Rows | None = None) -> None:
         """Verify what the given rows (None: all) lie in."""
@@ -66,15 +71,16 @@ class Guard:
 
     def check_tokens(self, tokens: TokenRows, rows: Rows | None = None) -> None:
         """Verify what the tokens of the given rows (None: all) lie in."""
-        if self.tokens is None or not self.tokens[0].pending:
-            return
-        blocks, offset = self.tokens
-        if rows is None:
-            blocks.check_all(usable_threads())
-            return
-        for start, length in zip(tokens.starts[rows].tolist(), tokens.lengths[rows].tolist(), strict=True):
-            first = offset + start * self.token_bytes
-            blocks.check(first, first + length * self.token_bytes)
+        for file, size in ((self.tokens, self.token_bytes), (self.token_scales, _SCALE_BYTES)):
+            if file is None or not file[0].pending:
+                continue
+            blocks, offset = file
+            if rows is None:
+                blocks.check_all(usable_threads())
+                continue
+            for start, length in zip(tokens.starts[rows].tolist(), tokens.lengths[rows].tolist(), strict=True):
+                first = offset + start * size
+                blocks.check(first, first + length * size)
 
 
 class Allowed:
@@ -238,12 +244,24 @@ class View:
         taken: npt.NDArray[np.float32] = self.keys.data[rows]
         return taken if self.steps is None else unpack(taken, self.steps[rows])
 
-    def tokens_of(self, row: int) -> npt.NDArray[np.float16]:
-        """Return a row's token vectors (n, dt)."""
+    def tokens_of(self, row: int) -> npt.NDArray[np.float16] | npt.NDArray[np.float32]:
+        """Return a row's token vectors (n, dt): float16 as stored, or float32 values of int8 codes."""
+        stored = self.stored_tokens(np.array([row]))
+        if stored.scales is None:
+            return stored.data[0]
+        values: npt.NDArray[np.float32] = stored.data[0] * stored.scales[0][:, None]
+        return values
+
+    def stored_tokens(self, rows: Rows) -> TokenArrays:
+        """Return the tokens of the given rows as they are stored, not copied."""
         assert self.tokens is not None
-        self.check_tokens(np.array([row]))
-        start = self.tokens.starts[row]
-        return self.tokens.data[start : start + self.tokens.lengths[row]].view(np.float16)
+        self.check_tokens(rows)
+        data, scales = on_disk(self.tokens.data), self.tokens.scale
+        spans = [
+            slice(start, start + length)
+            for start, length in zip(self.tokens.starts[rows].tolist(), self.tokens.lengths[rows].tolist(), strict=True)
+        ]
+        return TokenArrays([data[span] for span in spans], None if scales is None else [scales[span] for span in spans])
 
     def records(self, rows: Rows) -> list[dict[str, Any]]:
         """Return the payload of the given rows."""

@@ -293,6 +293,7 @@ def test_config_and_repr():
         "dtype": "float32",
         "index_dim": None,
         "keep_full": True,
+        "token_dtype": "float16",
         "candidates": 100,
         "threads": 2,
         "model": None,

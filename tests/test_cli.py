@@ -673,6 +673,7 @@ def test_info_tells_what_is_there(folder, numbered):
             "dtype": "float32",
             "index_dim": None,
             "keep_full": True,
+            "token_dtype": "float16",
             "candidates": 100,
             "index": "hnsw",
             "engine": "native",

@@ -400,6 +400,7 @@ def test_what_is_no_regular_file(root, snapshot, filled):
 ARRAYS = {
     "rows": np.random.default_rng(2).random((5, 7), np.float32),
     "tokens": np.arange(15, dtype=np.float16).reshape(3, 5),
+    "codes": np.array([[-128, 127], [0, 5]], np.int8),
     "lengths": np.array([2**63 - 1, -1]),
     "none": np.zeros((0, 3), np.float32),
     "one": np.array(3.5, np.float32),
@@ -436,8 +437,8 @@ def test_operations_come_back(root, snapshot):
     [
         (({"x": float("nan")},), "values must be JSON values, got one that is not: Out of range float"),
         (({"x": {1, 2}},), "values must be JSON values, got one that is not: Object of type set is not JSON serializ"),
-        (({}, {"rows": np.zeros(2)}), "arrays must be of float32, float16, int64, got rows of float64"),
-        (({}, {"rows": np.array([None])}), "arrays must be of float32, float16, int64, got rows of object"),
+        (({}, {"rows": np.zeros(2)}), "arrays must be of float32, float16, int64, int8, got rows of float64"),
+        (({}, {"rows": np.array([None])}), "arrays must be of float32, float16, int64, int8, got rows of object"),
     ],
 )
 def test_what_cannot_be_written(arguments, message):

@@ -141,9 +141,13 @@ class Life(RuleBasedStateMachine):
             patch.stop()
         shutil.rmtree(self.root)
 
-    @initialize(metric=st.sampled_from(["cosine", "ip", "l2"]), kind=st.sampled_from(list(KINDS)))
-    def begin(self, metric, kind):
-        self.metric, options = metric, KINDS[kind]
+    @initialize(
+        metric=st.sampled_from(["cosine", "ip", "l2"]),
+        kind=st.sampled_from(list(KINDS)),
+        token_dtype=st.sampled_from(["float16", "int8"]),
+    )
+    def begin(self, metric, kind, token_dtype):
+        self.metric, options = metric, KINDS[kind] | {"token_dtype": token_dtype}
         self.index = options.get("index", "hnsw")
         narrow = {"M": 4, "ef": 10, "ef_construction": 20} if self.index == "hnsw" else {}
         self.bridge = Bridge(dim=DIM, metric=metric, **{"index": "hnsw"} | options, **narrow)
@@ -159,16 +163,22 @@ class Life(RuleBasedStateMachine):
         given=st.lists(st.tuples(numbers, vectors, years, langs, st.integers(0, 2)), max_size=8),
         numbered=st.booleans(),
         columns=st.sets(st.sampled_from(["year", "lang"])),
-        tokens=st.booleans(),
+        tokens=st.sampled_from(["none", "floats", "codes"]),
         wait=st.booleans(),
     )
     def add(self, given, numbered, columns, tokens, wait):
         payload = {"year": [g[2] for g in given], "lang": [g[3] for g in given]}
         payload = {column: values for column, values in payload.items() if column in columns} or None
         ids = [g[0] for g in given] if numbered else None
-        halves = [np.full((g[4], 2), g[0]) for g in given] if tokens else None
+        token_options = {}
+        if tokens != "none":
+            token_options["tokens"] = [
+                np.full((g[4], 2), g[0], float if tokens == "floats" else np.int8) for g in given
+            ]
+        if tokens == "codes":
+            token_options["token_scale"] = [g[4] / 2 for g in given]
         rows = np.array([g[1] for g in given], float).reshape(-1, DIM)
-        added = self.bridge.add(rows, ids, tokens=halves, payload=payload, wait=wait)
+        added = self.bridge.add(rows, ids, **token_options, payload=payload, wait=wait)
         expected = ids if numbered else list(range(self.model.following, self.model.following + len(given)))
         assert added == expected
         last = {id: position for position, id in enumerate(added)}
@@ -177,13 +187,20 @@ class Life(RuleBasedStateMachine):
                 self.model.rows.pop(id, None)
                 values = {"year": year, "lang": lang} if payload else {}
                 one = Row(vector, 0, {column: value for column, value in values.items() if column in columns})
-                one.tokens = (count, number) if tokens else (0, 0)
+                value = number * count / 2 if tokens == "codes" else self.kept(number)
+                one.tokens = (0, 0) if tokens == "none" else (count, value)
                 self.model.rows[id] = one
-                self.model.with_tokens |= tokens and count > 0
+                self.model.with_tokens |= tokens != "none" and count > 0
         if given:
             self.model.learn(payload or {})
         self.model.following = max([self.model.following, *(id + 1 for id in added)])
         self.done()
+
+    def kept(self, number):
+        """Return the number that a token's values come back as: int8 has them as 127 times a float32."""
+        if self.bridge.config["token_dtype"] == "float16":
+            return number
+        return float(np.float32(127) * np.float32(number / 127))
 
     @rule(ids=st.lists(numbers, max_size=5))
     def delete(self, ids):

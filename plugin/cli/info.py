@@ -37,7 +37,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
     def read(snapshot: Snapshot) -> dict[str, Any]:
         manifest = snapshot.manifest
-        settings = ["metric", "attention", "options", "dtype", "index_dim", "keep_full", "candidates"]
+        settings = ["metric", "attention", "options", "dtype", "index_dim", "keep_full", "token_dtype", "candidates"]
         settings += ["index", "engine", "frozen", "hnsw"]
         files = {name: snapshot.size(name) for name in snapshot.files}
         stored = _stored_rows(snapshot)

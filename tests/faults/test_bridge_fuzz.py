@@ -25,10 +25,10 @@ ROWS, DIM, OPERATIONS = 500, 48, 6
 SECONDS, MEMORY = 60, 400 << 20
 
 
-def made(folder):
+def made(folder, token_dtype):
     """Save an index with all that there is, and a journal; return what it holds after each operation."""
     rng = np.random.default_rng(0)
-    bridge = Bridge(dim=DIM, metric="l2")
+    bridge = Bridge(dim=DIM, metric="l2", token_dtype=token_dtype)
     bridge.add(
         rng.standard_normal((ROWS, DIM)),
         tokens=[np.full((1 + i % 3, 4), i) for i in range(ROWS)],
@@ -123,8 +123,9 @@ work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 
 
 @pytest.mark.slow
-def test_a_damaged_folder_is_refused_or_right(tmp_path, rounds):
-    states = made(tmp_path / "index")
+@pytest.mark.parametrize("token_dtype", ["float16", "int8"])
+def test_a_damaged_folder_is_refused_or_right(tmp_path, rounds, token_dtype):
+    states = made(tmp_path / "index", token_dtype)
     assert len(set(states)) == OPERATIONS + 1
     assert outcome(tmp_path / "index", "full", True) == ["state", states[-1]]
     seeds = range(4)
