@@ -19,7 +19,7 @@ from attnbridge.validation import as_number
 if TYPE_CHECKING:
     from attnbridge.integrations.bridge import AttentionVectorBridge
 
-# Documents that are added at a time: int8 tokens are four times as large while they are.
+# Documents that are added at a time.
 _BATCH = 256
 
 _TOKEN_FILES = ("doc_token_offsets.npy", "query_tokens.npy", "query_token_offsets.npy")
@@ -100,24 +100,22 @@ class Collection:
         """
         from attnbridge.integrations.bridge import AttentionVectorBridge
 
+        if self.token_scale is not None:
+            options = {"token_dtype": "int8"} | options
         bridge = AttentionVectorBridge(self.vectors.shape[1], metric, index=index, **options)
         with progress_bar(len(self.ids), "adding documents", progress) as advance:
             for start in range(0, len(self.ids), _BATCH):
                 part = slice(start, start + _BATCH)
                 given: dict[str, Any] = {}
                 if tokens and self.tokens is not None:
-                    given["tokens"] = [self._decoded(one) for one in self.tokens[part]]
+                    given["tokens"] = self.tokens[part]
+                    if self.token_scale is not None:
+                        given["token_scale"] = self.token_scale
                 if text and self.texts is not None:
                     given["payload"] = {"text": self.texts[part]}
                 bridge.add(self.vectors[part], self.ids[part], progress=False, **given)
                 advance(len(self.ids[part]))
         return bridge
-
-    def _decoded(self, tokens: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return one document's tokens as `add` takes them."""
-        # The one place to change once bridges store int8 tokens: AttentionVectorBridge(token_dtype="int8") above, and
-        # add(..., token_scale=self.token_scale) with the codes as they are.
-        return tokens if self.token_scale is None else tokens.astype(np.float32) * np.float32(self.token_scale)
 
 
 def read_collection(
