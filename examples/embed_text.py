@@ -224,14 +224,19 @@ def write_files(spool: Spool, projection: Array | None, kind: str, stage: Path) 
     tokens.flush()
 
 
+def judgements(corpus: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """Return the qrels beside the corpus, each with where it goes; none where that is where it is."""
+    found = [corpus.parent / "qrels.tsv", *sorted((corpus.parent / "qrels").glob("*.tsv"))]
+    pairs = [(path, folder / path.relative_to(corpus.parent)) for path in found if path.is_file()]
+    return [(path, target) for path, target in pairs if not (target.exists() and target.samefile(path))]
+
+
 def publish(stage: Path, corpus: Path, folder: Path) -> None:
     """Move a stage's files into the folder, with the judgements beside the corpus; older files of ours go."""
     folder.mkdir(exist_ok=True)
-    for judgements in [corpus.parent / "qrels.tsv", *sorted((corpus.parent / "qrels").glob("*.tsv"))]:
-        target = folder / judgements.relative_to(corpus.parent)
-        if judgements.is_file() and not (target.exists() and target.samefile(judgements)):
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(judgements, target)
+    for path, target in judgements(corpus, folder):
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
     for name in FILES:
         if (stage / name).exists():
             (stage / name).replace(folder / name)
@@ -239,14 +244,15 @@ def publish(stage: Path, corpus: Path, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def check_outputs(output: Path, vectors: Path | None, overwrite: bool) -> None:
+def check_outputs(corpus: Path, output: Path, vectors: Path | None, overwrite: bool) -> None:
     """Refuse what cannot be written or would be lost, before the time to encode is spent."""
     require_folder(output, "OUTPUT")
     require_folder(vectors, "--vectors")
     check_target(output)
     taken = [str(output)] if is_index(output) else []
     if vectors is not None:
-        taken += [str(vectors / name) for name in sorted(FILES) if (vectors / name).exists()]
+        files = [vectors / name for name in sorted(FILES)] + [target for _, target in judgements(corpus, vectors)]
+        taken += [str(path) for path in files if path.exists()]
     if taken and not overwrite:
         raise InvalidInputError(f"{taken[0]} is there already; choose another name, or replace it with --overwrite")
 
@@ -319,7 +325,7 @@ def main(
         raise click.UsageError("--no-tokens leaves nothing to apply --token-dim to")
     started = time.perf_counter()
     try:
-        check_outputs(output, vectors, overwrite)
+        check_outputs(corpus, output, vectors, overwrite)
         paths = {"doc": corpus} | ({"query": queries} if queries else {})
         sources = {kind: (path, sum(1 for _ in read_records(path))) for kind, path in paths.items()}
         model, called = load_model(name, batch_size)

@@ -148,6 +148,17 @@ def test_folder_of_the_corpus_takes_the_vectors(fake, corpus, queries, tmp_path)
     assert len(np.load(corpus.parent / "docs.npy")) == 11
 
 
+def test_judgements_of_another_collection_are_not_lost(fake, corpus, tmp_path):
+    (corpus.parent / "qrels.tsv").write_text("new\n")
+    judged = write(tmp_path / "out" / "qrels.tsv", [])
+    result = run(corpus, tmp_path / "i", "--vectors", judged.parent)
+    assert result.exit_code == 1
+    assert f"{judged} is there already" in result.output
+    assert judged.read_text() == ""
+    assert run(corpus, tmp_path / "i", "--vectors", judged.parent, "--overwrite").exit_code == 0
+    assert judged.read_text() == "new\n"
+
+
 def test_no_tokens_replace_tokens(fake, corpus, tmp_path):
     folder, index = tmp_path / "out", tmp_path / "i"
     assert run(corpus, index, "--vectors", folder, "--token-dim", 2).exit_code == 0
