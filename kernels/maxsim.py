@@ -73,10 +73,10 @@ def _products(
 
 @jit
 def _reduce(products: Any, count: Any, steepness: Any, best: Any, top: Any, part: Any, sums: Any) -> Any:
-    """Go on with the maxima over tokens and, where `steepness` > 0, with the sums of a softmax's terms and their mean.
+    """Go on with the maxima over tokens and, where `steepness` > 0, with the sums that a softmax-weighted mean is of.
 
-    sums[0] = sum_b exp(steepness (s_b - best)), sums[1] = the same, each times s_b - best, to which they are adapted when
-    `best` rises.
+    sums[0] = sum_b exp(steepness (s_b - best)); sums[1] is of the same terms, each times s_b - best. Both are adapted
+    when `best` rises.
     """
     for lane in range(LANES):
         top[lane] = best[lane]

@@ -206,7 +206,7 @@ def maxsim(
     temperature: float,
     out: Array,
 ) -> None:
-    """Fill out with sum_a token_weights[a] * the largest of query_tokens[a] . tokens, or their softmax-weighted mean."""
+    """Fill out with sum_a token_weights[a] * the largest of query_tokens[a] . tokens, or their softmax's mean."""
     values = as_float64(tokens) if token_scale is None else as_float64(tokens) * token_scale[:, None].astype(np.float64)
     for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         products = query_tokens.astype(np.float64) @ values[start : start + length].T
