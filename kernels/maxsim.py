@@ -160,8 +160,9 @@ def maxsim(
                 _products(query_tokens, columns, group, block, start, count, line, products)
                 if token_scale is not None:
                     for r in range(count):
+                        factor = kind(token_scale[token + r])
                         for lane in range(LANES):
-                            products[r, lane] *= kind(token_scale[token + r])
+                            products[r, lane] *= factor
                 _reduce(products, count, steepness, best[group], top, part, sums[group])
         total = 0.0
         for group in range(groups):
