@@ -18,7 +18,7 @@ from attnbridge.kernels.tile import LANES, exp_of, row_dots, tile_product
 BLOCK = 64
 
 # Up to so many query tokens are multiplied one by one: a tile of LANES would be empty for the most part.
-FEW = 8
+FEW = 4
 
 # Of 1 / temperature, in float32.
 _FLATTEST, _STEEPEST = 1e-37, 1e37

@@ -5,7 +5,7 @@ import pytest
 
 import attnbridge as ab
 from attnbridge import kernels
-from attnbridge.kernels.maxsim import BLOCK
+from attnbridge.kernels.maxsim import BLOCK, FEW
 from attnbridge.metric import Keys, Metric
 from attnbridge.rerank import Pool, TokenRows, as_stages
 from attnbridge.scoring import REGISTRY, resolve
@@ -66,7 +66,7 @@ def values(rng):
 
 
 @pytest.mark.parametrize("kind", ["float16", "int8"])
-@pytest.mark.parametrize("m", [1, 3, 8, 9, 32, 33, 64, 71])
+@pytest.mark.parametrize("m", [1, 3, FEW, FEW + 1, 32, 33, 64, 71])
 def test_matches_are_those_of_the_stored_values(rng, values, kind, m):
     weights = rng.random(m)
     pool, documents = pool_of(values, LENGTHS, unit(rng.standard_normal((m, DIM))), weights / weights.sum(), kind)
@@ -147,7 +147,7 @@ def test_a_document_whose_tokens_come_twice_is_no_better(rng, values, soft):
 
 
 @pytest.mark.parametrize("kind", ["float16", "int8"])
-@pytest.mark.parametrize("m", [5, 32, 40])
+@pytest.mark.parametrize("m", [3, 32, 35])
 @pytest.mark.parametrize("soft", [None, 20.0])
 def test_a_candidate_has_the_same_bits_in_any_company(rng, values, kind, m, soft):
     pool, _ = pool_of(values, LENGTHS, unit(rng.standard_normal((m, DIM))), kind=kind)

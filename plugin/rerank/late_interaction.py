@@ -42,7 +42,7 @@ class LateInteraction:
     top_tokens : int, optional
         Only so many query tokens are read: those of greatest `query_token_weights`; of equally heavy ones those that
         the query's other tokens are least like (by the mean of their cosines), then the first. Their weights are
-        scaled to a sum of 1. Time is saved where a query has more than 32.
+        scaled to a sum of 1. It saves time for queries of more than 32 tokens, which are multiplied 32 at a time.
 
     Raises
     ------
