@@ -148,6 +148,9 @@ def maxsim(
         for lane in range(LANES):  # what few query tokens leave alone
             products[r, lane] = 0.0
     for i in range(starts.shape[0]):
+        if lengths[i] == 0:
+            out[i] = np.nan
+            continue
         for group in range(groups):
             for lane in range(LANES):
                 best[group, lane] = -np.inf
@@ -171,4 +174,4 @@ def maxsim(
                 if steepness > 0.0:
                     value += sums[group, 1, lane] / sums[group, 0, lane]
                 total += token_weights[group * LANES + lane] * value
-        out[i] = total if lengths[i] > 0 else np.nan
+        out[i] = total

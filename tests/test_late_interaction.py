@@ -16,10 +16,10 @@ LENGTHS = (3, 0, 1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5, 11)
 
 
 def late(query_tokens, weights, tokens, soft=None):
-    """Return sum_i w_i max_j s_ij, or of the means of s_ij under softmax_j(soft s_ij); token by token."""
+    """Return sum_i w_i max_j s_ij, or of the means of s_ij under softmax_j(soft s_ij)."""
     total = 0.0
     for weight, q in zip(weights, query_tokens, strict=True):
-        products = [sum(float(a) * float(b) for a, b in zip(q, k, strict=True)) for k in tokens]
+        products = (np.asarray(tokens, np.float64).reshape(-1, len(q)) @ np.asarray(q, np.float64)).tolist()
         if not products:
             return np.nan
         best = max(products)
