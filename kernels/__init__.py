@@ -13,7 +13,7 @@ from attnbridge.kernels.graph import gatv2
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.linear import elu_features, linear_attention
 from attnbridge.kernels.mask import true_rows
-from attnbridge.kernels.maxsim import maxsim, soft_maxsim
+from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.sparse import attend_pairs
@@ -40,7 +40,6 @@ __all__ = [
     "rerank_poincare",
     "row_squares",
     "scan",
-    "soft_maxsim",
     "softmax",
     "to_int8",
     "top_k",

@@ -196,26 +196,23 @@ def attend(
     return 0
 
 
-def maxsim(query_tokens: Array, token_weights: Array, tokens: Array, starts: Array, lengths: Array, out: Array) -> None:
-    """Fill out with sum_a token_weights[a] * max_b query_tokens[a] . tokens[b] for each document."""
-    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        products = query_tokens.astype(np.float64) @ as_float64(tokens[start : start + length]).T
-        out[i] = token_weights @ products.max(axis=1) if length else np.nan
-
-
-def soft_maxsim(
+def maxsim(
     query_tokens: Array,
     token_weights: Array,
     tokens: Array,
+    token_scale: Array | None,
     starts: Array,
     lengths: Array,
     temperature: float,
     out: Array,
 ) -> None:
-    """Fill out with sum_a token_weights[a] * the softmax-weighted mean of query_tokens[a] . tokens."""
+    """Fill out with sum_a token_weights[a] * the largest of query_tokens[a] . tokens, or their softmax's mean."""
+    values = as_float64(tokens) if token_scale is None else as_float64(tokens) * token_scale[:, None].astype(np.float64)
     for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        products = query_tokens.astype(np.float64) @ as_float64(tokens[start : start + length]).T
-        shares = np.exp((products - products.max(axis=1, keepdims=True, initial=-np.inf)) / temperature)
+        products = query_tokens.astype(np.float64) @ values[start : start + length].T
+        shares = products == products.max(axis=1, keepdims=True, initial=-np.inf)
+        if temperature:
+            shares = np.exp((products - products.max(axis=1, keepdims=True, initial=-np.inf)) / temperature)
         out[i] = token_weights @ ((shares * products).sum(axis=1) / shares.sum(axis=1)) if length else np.nan
 
 
@@ -622,15 +619,14 @@ def _attend(rng: np.random.Generator, case: Case, lanes: int) -> tuple[Any, ...]
 
 
 def _maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
-    query_tokens = (rng.standard_normal((case.b, case.d)) * _unit(case)).astype(_precision(case))
+    """A few query tokens, or so many that they are multiplied as tiles; the largest product, or `gathered`, soft."""
+    many = (case.b, 10, 37)[case.d % 3]
+    query_tokens = (rng.standard_normal((many, case.d)) * _unit(case)).astype(_precision(case))
     cuts = np.sort(rng.integers(0, case.n + 1, case.n // 4))
     cuts = np.concatenate([[0], cuts, [case.n]])  # some documents have no tokens
-    return query_tokens, rng.random(case.b), _gaussian(rng, case), cuts[:-1], np.diff(cuts), np.empty(len(cuts) - 1)
-
-
-def _soft_maxsim(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
-    *inputs, out = _maxsim(rng, case)
-    return *inputs, 0.7, out
+    scale = (0.5 + rng.random(case.n)).astype(np.float32) if case.kind == "int8" else None
+    inputs = query_tokens, rng.random(many), _gaussian(rng, case), scale, cuts[:-1], np.diff(cuts)
+    return *inputs, 0.7 if case.gathered else 0.0, np.empty(len(cuts) - 1)
 
 
 def _search(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
@@ -784,8 +780,7 @@ KERNELS = {
         gathers=True,
         float32=True,
     ),
-    "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, float32=True),
-    "soft_maxsim": Kernel(kernels.soft_maxsim, soft_maxsim, _soft_maxsim, float32=True),
+    "maxsim": Kernel(kernels.maxsim, maxsim, _maxsim, gathers=True, float32=True),
     "rerank": Kernel(kernels.rerank, rerank, _rerank, terms=True, ranks=True),
     "exact_top_k": Kernel(
         kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True, difference=True

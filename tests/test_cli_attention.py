@@ -118,7 +118,6 @@ def test_a_kernel_that_is_off_by_little_fails_its_types_alone(monkeypatch):
         ("attend_pairs", "sparse", (-1, -2, -3)),
         ("linear_attention", "standard", (-1, -2)),
         ("maxsim", "standard", (-1,)),
-        ("soft_maxsim", "standard", (-1,)),
         ("gatv2", "graph", (-1,)),
         ("project", "graph", (-1,)),
         ("poincare", "geometric", (-1,)),

@@ -8,6 +8,7 @@ import pytest
 
 import attnbridge as ab
 from attnbridge import kernels
+from attnbridge.rerank import TokenRows
 from attnbridge.scoring import REGISTRY
 
 HUGE = float(np.finfo(np.float32).max)
@@ -159,9 +160,7 @@ def test_as_a_distance(rng):
 def test_a_document_without_tokens_has_no_weight():
     """In an index; by value it is refused."""
     row, out = REGISTRY["cross"], np.empty(2)
-    tokens = type(
-        "Tokens", (), {"data": np.ones((2, 3), np.float32), "starts": np.array([0, 2]), "lengths": np.array([2, 0])}
-    )
+    tokens = TokenRows(np.ones((2, 3), np.float32), np.array([0, 2]), np.array([2, 0]))
     row.token_logits(
         np.ones((1, 3), np.float32), np.ones(1), tokens, np.array([1, 0]), {"scale": 2.0, "temperature": None}, out
     )
@@ -218,7 +217,7 @@ def test_soft_maxsim_kernel_by_hand():
     out = np.empty(2)
     tokens = np.array([[0.0, 1.0], [math.log(3.0), 0.0]])
     starts, lengths = np.array([0, 2]), np.array([2, 0])
-    kernels.soft_maxsim(np.array([[1.0, 0.0]]), np.array([2.0]), tokens, starts, lengths, 0.5, out)
+    kernels.maxsim(np.array([[1.0, 0.0]]), np.array([2.0]), tokens, None, starts, lengths, 0.5, out)
     assert out[0] == pytest.approx(2.0 * 0.9 * math.log(3.0), rel=1e-12)
     assert np.isnan(out[1])
 

@@ -510,7 +510,7 @@ def test_maxsim_by_hand():
     tokens = np.array([[3.0, -1.0], [0.0, 5.0], [-1.0, -2.0]], np.float32)
     out = np.empty(3)
     starts, lengths = np.array([0, 2, 2]), np.array([2, 0, 1])
-    kernels.maxsim(query_tokens, np.array([1.0, 2.0]), tokens, starts, lengths, out)
+    kernels.maxsim(query_tokens, np.array([1.0, 2.0]), tokens, None, starts, lengths, 0.0, out)
     assert out[0] == 13.0
     assert np.isnan(out[1])
     assert out[2] == -5.0
@@ -524,7 +524,7 @@ def test_maxsim_does_not_depend_on_the_order_of_a_documents_tokens():
     )
     sums = np.empty((2, 1))
     for out, rows in zip(sums, (tokens, tokens[::-1].copy()), strict=True):
-        kernels.maxsim(query_tokens, np.ones(5), rows, np.array([0]), np.array([6]), out)
+        kernels.maxsim(query_tokens, np.ones(5), rows, None, np.array([0]), np.array([6]), 0.0, out)
     assert sums[0, 0] == sums[1, 0]
 
 

@@ -49,6 +49,7 @@ def match(
     query_tokens: Float,
     token_weights: npt.NDArray[np.float64],
     tokens: npt.NDArray[Any],
+    token_scale: npt.NDArray[np.float32] | None,
     starts: Ids,
     lengths: Ids,
     options: Options,
@@ -58,20 +59,30 @@ def match(
     if len(query_tokens) == 1 and len(out):
         single = lengths == 1
         if single.any():  # the product of two vectors, whatever the other documents are
-            one = query_tokens[0], float(token_weights[0]) * options["scale"], tokens, starts
+            one = query_tokens[0], float(token_weights[0]) * options["scale"], tokens, token_scale
             if single.all():
-                _products(*one, out)
+                _products(*one, starts, out)
                 return
             products = np.empty(np.count_nonzero(single))
-            _products(*one[:3], starts[single], products)
-            others = np.empty(len(out) - len(products))
-            _match(query_tokens, token_weights, tokens, starts[~single], lengths[~single], options, others)
-            out[single], out[~single] = products, others
+            _products(*one, starts[single], products)
+            others, rest = np.empty(len(out) - len(products)), ~single
+            _match(query_tokens, token_weights, tokens, token_scale, starts[rest], lengths[rest], options, others)
+            out[single], out[rest] = products, others
             return
-    _match(query_tokens, token_weights, tokens, starts, lengths, options, out)
+    _match(query_tokens, token_weights, tokens, token_scale, starts, lengths, options, out)
 
 
-def _products(query: Float, scale: float, tokens: npt.NDArray[Any], ids: Ids, out: Logits) -> None:
+def _products(
+    query: Float,
+    scale: float,
+    tokens: npt.NDArray[Any],
+    token_scale: npt.NDArray[np.float32] | None,
+    ids: Ids,
+    out: Logits,
+) -> None:
+    if token_scale is not None:
+        kernels.dot(query, 0.0, tokens[ids], token_scale[ids].astype(np.float64), None, None, scale, out)
+        return
     every = len(ids) == len(tokens) and ids[0] == 0 and bool((np.diff(ids) == 1).all())
     kernels.dot(query, 0.0, tokens, None, None, None if every else ids, scale, out)
 
@@ -80,42 +91,34 @@ def _match(
     query_tokens: Float,
     token_weights: npt.NDArray[np.float64],
     tokens: npt.NDArray[Any],
+    token_scale: npt.NDArray[np.float32] | None,
     starts: Ids,
     lengths: Ids,
     options: Options,
     out: Logits,
 ) -> None:
-    scale, temperature = options["scale"], options["temperature"]
-    largest = _LARGEST_HALF if tokens.dtype == np.uint16 else float(np.abs(tokens).max(initial=0.0))
-    if float(np.abs(query_tokens).max()) * largest * query_tokens.shape[1] > _SAFE:
+    scale, temperature = options["scale"], options["temperature"] or 0.0
+    if float(np.abs(query_tokens).max()) * _largest(tokens) * query_tokens.shape[1] > _SAFE:
         query_tokens = query_tokens.astype(np.float64)
-    _maxsim(query_tokens, token_weights, tokens, starts, lengths, temperature, out)
+    kernels.maxsim(query_tokens, token_weights, tokens, token_scale, starts, lengths, temperature, out)
     if query_tokens.dtype == np.float32:
         # As for `kernels.dot`: what a float32 product is off by stays far below 1e-5.
-        factor = scale if temperature is None else max(scale, 1.0 / temperature)
-        far = np.flatnonzero(np.abs(out) * factor > FLOAT32_LIMIT)
+        factor = max(scale, 1.0 / temperature) if temperature else scale
+        far = np.flatnonzero(~(np.abs(out) * factor <= FLOAT32_LIMIT) & (lengths > 0))
         if len(far):
             again = np.empty(len(far))
             wide = query_tokens.astype(np.float64)
-            _maxsim(wide, token_weights, tokens, starts[far], lengths[far], temperature, again)
+            kernels.maxsim(wide, token_weights, tokens, token_scale, starts[far], lengths[far], temperature, again)
             out[far] = again
     out *= scale
     out[lengths == 0] = -np.inf
 
 
-def _maxsim(
-    query_tokens: Float,
-    token_weights: npt.NDArray[np.float64],
-    tokens: npt.NDArray[Any],
-    starts: Ids,
-    lengths: Ids,
-    temperature: float | None,
-    out: Logits,
-) -> None:
-    if temperature is None:
-        kernels.maxsim(query_tokens, token_weights, tokens, starts, lengths, out)
-    else:
-        kernels.soft_maxsim(query_tokens, token_weights, tokens, starts, lengths, temperature, out)
+def _largest(tokens: npt.NDArray[Any]) -> float:
+    """Return what no number of tokens exceeds, before their scale."""
+    if tokens.dtype == np.uint16:
+        return _LARGEST_HALF
+    return 127.0 if tokens.dtype == np.int8 else float(np.abs(tokens).max(initial=0.0))
 
 
 def _token_logits(
@@ -126,7 +129,8 @@ def _token_logits(
     options: Options,
     out: Logits,
 ) -> None:
-    match(query_tokens, token_weights, tokens.data, tokens.starts[ids], tokens.lengths[ids], options, out)
+    starts, lengths = tokens.starts[ids], tokens.lengths[ids]
+    match(query_tokens, token_weights, tokens.data, tokens.scale, starts, lengths, options, out)
 
 
 CROSS = AttentionType(
@@ -235,7 +239,7 @@ class _LateInteraction(Attention):
         batch.require_finite()  # a maximum would pass over NaN
         query, out = batch.query[0], np.empty(batch.shape)
         weights = np.full(len(query), 1.0 / len(query))
-        match(query, weights, batch.key[0], batch.starts, batch.lengths, self._options, out[0, 0])
+        match(query, weights, batch.key[0], None, batch.starts, batch.lengths, self._options, out[0, 0])
         return out
 
 
