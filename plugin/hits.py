@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.errors import InvalidInputError
 from attnbridge.trace import Trace
 from attnbridge.validation import require
 
@@ -250,6 +251,54 @@ class Hits(Sequence[Hit]):
         names = records[0] if records else {}
         payload = {f"payload_{name}": [record[name] for record in records] for name in names}
         return {"id": self.ids, **self._columns(), **payload}
+
+    def explain(
+        self, i: int | None = None, *, tokens: Sequence[str] | None = None, query_tokens: Sequence[str] | None = None
+    ) -> str:
+        """Return why a hit is where it is, in words: where it came from, its score and rank after every step.
+
+        Ranks are from 1, among all candidates; "up" and "down" since the step before. Below a step stands what it
+        attended to most, where the step can tell, each with its share.
+
+        Parameters
+        ----------
+        i : int, optional
+            The hit's place, from 0; negative from the last. Without it, a table of all hits.
+        tokens : list of str, optional
+            The texts of the document's tokens, one for each of its token vectors, to be told instead of their places.
+        query_tokens : list of str, optional
+            The same of the query's.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        InvalidInputError
+            No such hit, hits that no search made, texts that are not as many as the tokens, or texts where no step
+            matched tokens.
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+        >>> _ = bridge.add([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], ids=["a", "b", "c"], payload={"year": [1998, 2003, 2017]})
+        >>> print(bridge.search([1.0, 0.3], rerank=ab.QueryExpansion()).explain(0))  # doctest: +ELLIPSIS
+        1. b
+           score 19.7..., weight 0.59..., distance 0.023...
+           from: the index, 1st of its candidates by distance
+           payload: year 2003
+           ...
+        """
+        from attnbridge.explain import explanation, overview
+
+        if i is not None:
+            return explanation(self, i, tokens, query_tokens)
+        for name, texts in (("tokens", tokens), ("query_tokens", query_tokens)):
+            if texts is not None:
+                raise InvalidInputError(f"{name} must be left out without i: they are told of one hit")
+        return overview(self)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a DataFrame: id, score, weight, distance, rank_before, part_<stage> and payload_<column> columns.
