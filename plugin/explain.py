@@ -119,8 +119,8 @@ class _Words:
         for name, texts in self._texts.items():
             if texts is not None and name not in self._used:
                 raise InvalidInputError(
-                    f"{name} must be left out: no step of this search tells which tokens it matched, as LateInteraction "
-                    "does"
+                    f"{name} must be left out: no step of this search tells which tokens it matched; "
+                    "LateInteraction does"
                 )
 
 

@@ -1,6 +1,7 @@
 """What a search returns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -13,6 +14,7 @@ from attnbridge.validation import require
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
 Id = str | int
 
@@ -283,13 +285,12 @@ class Hits(Sequence[Hit]):
         --------
         >>> import attnbridge as ab
         >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
-        >>> _ = bridge.add([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], ids=["a", "b", "c"], payload={"year": [1998, 2003, 2017]})
+        >>> _ = bridge.add([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], ids=["a", "b", "c"])
         >>> print(bridge.search([1.0, 0.3], rerank=ab.QueryExpansion()).explain(0))  # doctest: +ELLIPSIS
         1. b
            score 19.7..., weight 0.59..., distance 0.023...
            from: the index, 1st of its candidates by distance
-           payload: year 2003
-           ...
+           step ...
         """
         from attnbridge.explain import explanation, overview
 
@@ -299,6 +300,42 @@ class Hits(Sequence[Hit]):
             if texts is not None:
                 raise InvalidInputError(f"{name} must be left out without i: they are told of one hit")
         return overview(self)
+
+    def plot(self, path: str | PathLike[str] | None = None) -> "Figure":
+        """Draw how the hits came to their ranks, and beside that their weights.
+
+        Left a slope chart: each hit's rank by distance and after every step; ranks beyond those of the hits are drawn
+        closer together. Right each hit's id and its weight as a bar. At most the first 20 hits are drawn.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            A .png or .svg file to write.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Outside pyplot: nothing has to be closed.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        InvalidInputError
+            No hits, hits that no search made, or a path of another suffix.
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+        >>> _ = bridge.add([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], ids=["a", "b", "c"])
+        >>> figure = bridge.search([1.0, 0.3], rerank=ab.QueryExpansion()).plot()
+        >>> [label.get_text() for label in figure.axes[1].get_yticklabels()]
+        ['b', 'a', 'c']
+        """
+        from attnbridge.slope_chart import draw
+
+        return draw(self, path)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a DataFrame: id, score, weight, distance, rank_before, part_<stage> and payload_<column> columns.
