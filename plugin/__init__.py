@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbridge.attention_maps import plot_attention as plot_attention
+    from attnbridge.attention_maps import visualize as visualize
     from attnbridge.config import AttentionConfig as AttentionConfig
     from attnbridge.config import GraphAttentionConfig as GraphAttentionConfig
     from attnbridge.config import SparseAttentionConfig as SparseAttentionConfig
@@ -118,6 +120,8 @@ _HOME = {
     "attention_scores": "attnbridge.functional",
     "attention_types": "attnbridge.functional",
     "softmax": "attnbridge.functional",
+    "plot_attention": "attnbridge.attention_maps",
+    "visualize": "attnbridge.attention_maps",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

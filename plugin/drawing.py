@@ -24,7 +24,7 @@ PICTURES = (".png", ".svg")
 _DPI = 150
 
 
-def as_output(path: str | PathLike[str], suffixes: tuple[str, ...]) -> Path:
+def as_output(path: str | PathLike[str], suffixes: tuple[str, ...], name: str = "path") -> Path:
     """Return the path of a file to write, one of whose suffixes it must have.
 
     Raises
@@ -33,7 +33,7 @@ def as_output(path: str | PathLike[str], suffixes: tuple[str, ...]) -> Path:
     """
     file = Path(path)
     if file.suffix.lower() not in suffixes:
-        raise InvalidInputError(f"path must end in {' or '.join(suffixes)}, got {file.name!r}")
+        raise InvalidInputError(f"{name} must end in {' or '.join(suffixes)}, got {file.name!r}")
     return file
 
 

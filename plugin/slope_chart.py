@@ -23,7 +23,7 @@ _ROW, _LETTER = 0.27, 0.085  # inches of a hit's row, and of a letter
 _LABELS = 0.35  # where the first ranks are written, left of the first step
 
 # Each way that a hit can go looks different in more than its colour.
-_STYLES = {
+_STYLES: dict[str, dict[str, Any]] = {
     "up": {"color": BLUE, "linestyle": "-", "marker": "^", "linewidth": 1.8},
     "down": {"color": VERMILLION, "linestyle": "--", "marker": "v", "linewidth": 1.8},
     "as by distance": {"color": GREY, "linestyle": ":", "marker": "o", "linewidth": 1.3},
@@ -87,12 +87,12 @@ def _rank_scale(paths: list[_Path]) -> tuple[Callable[[Any], Any], Callable[[Any
     """
     first, last = paths[0].final, paths[-1].final
     every = np.stack([path.ranks for path in paths])
-    best, worst = np.nanmin(every), np.nanmax(every)
+    best, worst = float(np.nanmin(every)), float(np.nanmax(every))
     knots = [(first - 0.5, first - 0.5), (last + 0.5, last + 0.5)]  # rank, row
     if best < first:  # as many rows as there are first ranks to write, if not fewer ranks
-        knots.insert(0, (best, first - 0.5 - min(first - best, max(3.0, np.sum(every[:, 0] < first)))))
+        knots.insert(0, (best, first - 0.5 - min(first - best, max(3.0, float(np.sum(every[:, 0] < first))))))
     if worst > last:
-        knots.append((worst, last + 0.5 + min(worst - last, max(3.0, np.sum(every[:, 0] > last)))))
+        knots.append((worst, last + 0.5 + min(worst - last, max(3.0, float(np.sum(every[:, 0] > last))))))
     ranks, rows = np.array(knots).T
     steepness = np.diff(ranks) / np.diff(rows)
     ranks = np.array([ranks[0] - 0.5 * steepness[0], *ranks, ranks[-1] + 0.5 * steepness[-1]])
@@ -117,7 +117,7 @@ def _slopes(
     panel.xaxis.tick_top()
     panel.tick_params(length=0, labelleft=False)
     panel.spines[:].set_visible(False)
-    for step in steps:
+    for step in range(len(heads)):
         panel.axvline(step, color="#dddddd", linewidth=0.8, zorder=0)
     named: set[str] = set()
     for path in paths:
