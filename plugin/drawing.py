@@ -33,7 +33,7 @@ def as_output(path: str | PathLike[str], suffixes: tuple[str, ...], name: str = 
     """
     file = Path(path)
     if file.suffix.lower() not in suffixes:
-        raise InvalidInputError(f"{name} must end in {' or '.join(suffixes)}, got {file.name!r}")
+        raise InvalidInputError(f"{name} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}, got {file.name!r}")
     return file
 
 

@@ -125,7 +125,8 @@ def _read_labels(file: Path, alone: bool) -> tuple[list[str] | None, list[str] |
     if isinstance(found, list):
         if not alone:
             raise InvalidInputError(
-                f'{file} must say whose labels these are where queries and keys differ: {{"query": [...], "key": [...]}}'
+                f"{file} must say whose labels they are, where queries and keys are two arrays: "
+                '{"query": [...], "key": [...]} in a .json file'
             )
         return found, None
     if not isinstance(found, dict) or not found or not found.keys() <= {"query", "key"}:
