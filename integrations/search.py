@@ -356,7 +356,13 @@ class Searcher:
             len(rows) + out,
             payload=partial(view.records, rows[window]),
             complete=complete,
-            trace=Trace(rows[window].tolist(), steps, pool.origins),
+            trace=Trace(
+                rows[window].tolist(),
+                steps,
+                pool.origins,
+                None if view.tokens is None else view.tokens.lengths.item,
+                None if pool.query_tokens is None else len(pool.query_tokens),
+            ),
         )
         return hits, pool.short
 

@@ -249,7 +249,7 @@ def from_file(path: str | os.PathLike[str], vector: str | None, id: str | None, 
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def reading(file: Path) -> Iterator[None]:
     """Say which numpy file cannot be read and why."""
     try:
         yield
@@ -267,7 +267,7 @@ def load_numpy(file: Path) -> Any:
     InvalidInputError
         No such file, not numpy's format, damaged, or an array of Python objects.
     """
-    with _reading(file):
+    with reading(file):
         with file.open("rb") as opened:
             archive = opened.read(2) == b"PK"
         if archive and not zipfile.is_zipfile(file):  # numpy would leave the file open
@@ -297,7 +297,7 @@ def _from_numpy(file: Path, vector: str | None, id: str | None, payload: Columns
                         f"{option} must name an array of {file}, got {name!r}; its arrays are: {', '.join(names)}"
                     )
             chosen = _payload_columns(payload, names, vector, id, str(file))
-            with _reading(file):
+            with reading(file):
                 array = loaded[vector]
                 ids = None if id is None else loaded[id].tolist()
                 kept = {name: loaded[name] for name in chosen}

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbridge.attention_maps import plot_attention as plot_attention
+    from attnbridge.attention_maps import visualize as visualize
     from attnbridge.config import AttentionConfig as AttentionConfig
     from attnbridge.config import GraphAttentionConfig as GraphAttentionConfig
     from attnbridge.config import SparseAttentionConfig as SparseAttentionConfig
@@ -132,6 +134,8 @@ _HOME = {
     "evaluate": "attnbridge.integrations.evaluation",
     "softmax": "attnbridge.functional",
     "tune_rerank": "attnbridge.integrations.rerank_tuning",
+    "plot_attention": "attnbridge.attention_maps",
+    "visualize": "attnbridge.attention_maps",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

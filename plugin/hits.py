@@ -1,17 +1,20 @@
 """What a search returns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.errors import InvalidInputError
 from attnbridge.trace import Trace
 from attnbridge.validation import require
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
 Id = str | int
 
@@ -250,6 +253,93 @@ class Hits(Sequence[Hit]):
         names = records[0] if records else {}
         payload = {f"payload_{name}": [record[name] for record in records] for name in names}
         return {"id": self.ids, **self._columns(), **payload}
+
+    def explain(
+        self, i: int | None = None, *, tokens: Sequence[str] | None = None, query_tokens: Sequence[str] | None = None
+    ) -> str:
+        """Return why a hit is where it is, in words: where it came from, its score and rank after every step.
+
+        Ranks are from 1, among all candidates; "up" and "down" since the step before. Below a step stands what it
+        attended to most, where the step can tell, each with its share.
+
+        Parameters
+        ----------
+        i : int, optional
+            The hit's place, from 0; negative from the last. Without it, a table of all hits.
+        tokens : list of str, optional
+            The texts of the document's tokens, one for each of its token vectors, to be told instead of their places.
+        query_tokens : list of str, optional
+            The same of the query's.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        InvalidInputError
+            No such hit, hits that no search made, texts that are not as many as the tokens, or texts where no step
+            matched tokens.
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+        >>> _ = bridge.add([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], ids=["a", "b", "c"])
+        >>> print(bridge.search([1.0, 0.3], rerank=ab.QueryExpansion()).explain(0))  # doctest: +ELLIPSIS
+        1. b
+           score 19.6472, weight 0.6584, distance 0.0231608
+           from: the index, 1st of its candidates by distance
+           step           score  rank ...
+           by distance        -     1 ...
+           scaled_dot   19.5368     1 ...
+           expansion    19.6472     1 ...
+              attends to 'b' 0.68, 'a' 0.32, 'c' 0.00
+        """
+        from attnbridge.explain import explanation, overview
+
+        if i is not None:
+            return explanation(self, i, tokens, query_tokens)
+        for name, texts in (("tokens", tokens), ("query_tokens", query_tokens)):
+            if texts is not None:
+                raise InvalidInputError(f"{name} must be left out without i: they are told of one hit")
+        return overview(self)
+
+    def plot(self, path: str | PathLike[str] | None = None) -> "Figure":
+        """Draw how the hits came to their ranks, and beside that their weights.
+
+        Left a slope chart: each hit's rank by distance and after every step; ranks beyond those of the hits are drawn
+        closer together. Right each hit's id and its weight as a bar. At most the first 20 hits are drawn.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            A .png or .svg file to write.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Outside pyplot: nothing has to be closed.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        InvalidInputError
+            No hits, hits that no search made, or a path of another suffix.
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+        >>> _ = bridge.add([[1.0, 0.0], [0.9, 0.5], [0.0, 1.0]], ids=["a", "b", "c"])
+        >>> figure = bridge.search([1.0, 0.3], rerank=ab.QueryExpansion()).plot()
+        >>> [label.get_text() for label in figure.axes[1].get_yticklabels()]
+        ['b', 'a', 'c']
+        """
+        from attnbridge.slope_chart import draw
+
+        return draw(self, path)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a DataFrame: id, score, weight, distance, rank_before, part_<stage> and payload_<column> columns.

@@ -104,6 +104,10 @@ class Trace(NamedTuple):
         The attention's own first.
     origins : dict of int to str
         Where rows come from that the first search did not find.
+    token_count : callable, optional
+        row -> how many token vectors it has, where some are stored.
+    query_token_count : int, optional
+        How many token vectors the query has, where it has some.
 
     Examples
     --------
@@ -115,6 +119,8 @@ class Trace(NamedTuple):
     rows: list[int]
     steps: list[Step]
     origins: dict[int, str]
+    token_count: Callable[[int], int] | None = None
+    query_token_count: int | None = None
 
     def settled(self) -> "Trace":
         """Return a copy that refers to no index: what the hits attended to is written out.
@@ -129,4 +135,6 @@ class Trace(NamedTuple):
             else step._replace(attended={r: step.attended(r) for r in self.rows}.__getitem__)
             for step in self.steps
         ]
-        return self._replace(steps=steps)
+        count = self.token_count
+        counts = None if count is None else {row: count(row) for row in self.rows}.__getitem__
+        return self._replace(steps=steps, token_count=counts)

@@ -25,6 +25,7 @@ _COMMANDS = {
     "tune-rerank": ("attnbridge.cli.tune_rerank:tune_rerank", "Choose rerank stages by cross-validation on those."),
     "bench": ("attnbridge.cli.bench:bench", "Measure speed, recall and memory beside other libraries."),
     "test": ("attnbridge.cli.test:test", "Check this installation against slow float64 formulas."),
+    "visualize": ("attnbridge.cli.visualize:visualize", "Draw which query attends to which key."),
     "verify": ("attnbridge.cli.verify:verify", "Check every file of an index for damage."),
     "info": ("attnbridge.cli.info:info", "Show what an index holds."),
     "warmup": ("attnbridge.cli.warmup:warmup", "Compile the kernels once, ahead of the first search."),

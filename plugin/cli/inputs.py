@@ -76,15 +76,37 @@ def params_of(texts: Sequence[str], where: str | None) -> dict[str, Any] | None:
         return None
     if where is None:
         raise click.UsageError("--param needs --where")
-    params: dict[str, Any] = {}
+    return named_values(texts, "--param")
+
+
+def named_values(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Return the values of a repeatable option that takes NAME=VALUE, each JSON or else text.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    option : str
+        Its name, for errors.
+
+    Returns
+    -------
+    dict of str to object
+
+    Examples
+    --------
+    >>> from attnbridge.cli.inputs import named_values
+    >>> named_values(["scale=2.0", "map=expmap0"], "--option")
+    {'scale': 2.0, 'map': 'expmap0'}
+    """
+    values: dict[str, Any] = {}
     for text in texts:
         name, mark, value = text.partition("=")
         if not name or not mark:
-            raise click.UsageError(f"--param must be NAME=VALUE, got {text!r}")
-        if name in params:
-            raise click.UsageError(f"--param gives {name} twice")
-        params[name] = _value(value)
-    return params
+            raise click.UsageError(f"{option} must be NAME=VALUE, got {text!r}")
+        if name in values:
+            raise click.UsageError(f"{option} gives {name} twice")
+        values[name] = _value(value)
+    return values
 
 
 def _value(text: str) -> Any:

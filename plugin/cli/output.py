@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnbridge.labels import shown as shown  # the other commands take it from here
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -146,27 +148,6 @@ def print_table(made: "Table") -> None:
 
     terminal = sys.stdout is not None and sys.stdout.isatty()
     Console(force_terminal=terminal, width=_width(), markup=False, emoji=False, highlight=False).print(made)
-
-
-def shown(name: object) -> str:
-    r"""Return an id as it can be shown in one line, whatever characters it holds.
-
-    Parameters
-    ----------
-    name : str or int
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> from attnbridge.cli.output import shown
-    >>> shown("a"), shown("two" + chr(10) + "lines")
-    ('a', "'two\\nlines'")
-    """
-    text = str(name)
-    return text if text.isprintable() else repr(text)
 
 
 def shortened(value: object, longest: int = _LONGEST) -> str:

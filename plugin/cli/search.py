@@ -56,6 +56,7 @@ _COLUMNS = 4
     metavar="TEXT",
     help="Stages that read the query's words: these; given again, of the next query.",
 )
+@click.option("--explain", is_flag=True, help="Say of each hit where it came from, and its rank after every step.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an object, or a list of them where rows were given.")
 def search(
     folder: Path,
@@ -67,12 +68,15 @@ def search(
     query_texts: tuple[str, ...],
     params: tuple[str, ...],
     model: str | None,
+    explain: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Search the index in FOLDER, ranked by attention."""
     if sum(form is not None for form in (like, vector_file, vector_json)) != 1:
         raise click.UsageError("give one query: either --like, --vector or --vector-json")
+    if explain and as_json:
+        raise click.UsageError("--explain is for people to read: give it without --json")
     options["rerank"] = _stages(rerank)
     _check_needs(options["rerank"], like is not None, query_tokens, query_texts)
     options["params"] = params_of(params, options["where"])
@@ -92,7 +96,10 @@ def search(
         found = bridge.search(query, **options)
     else:
         found = bridge.search_batch(query, **options)
-    (_print_json if as_json else _print_tables)(found)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_tables(found, explain)
     _warn_of_cut(found if isinstance(found, list) else [found])
 
 
@@ -157,7 +164,7 @@ def _print_json(found: "Hits | list[Hits]") -> None:
     print_json([_as_dict(hits) for hits in found] if isinstance(found, list) else _as_dict(found))
 
 
-def _print_tables(found: "Hits | list[Hits]") -> None:
+def _print_tables(found: "Hits | list[Hits]", explain: bool) -> None:
     several = isinstance(found, list)
     for number, hits in enumerate(found if isinstance(found, list) else [found], 1):
         query = f"query {number}: " if several else ""
@@ -179,3 +186,5 @@ def _print_tables(found: "Hits | list[Hits]") -> None:
         hidden = list(hits.payload[0])[columns:] if rows else []
         if hidden:
             click.echo(f"More payload with --json: {', '.join(map(shown, hidden))}")
+        for i in range(len(hits) if explain else 0):
+            click.echo(f"\n{hits.explain(i)}")

@@ -49,10 +49,13 @@ class Heads(Attention):
         return log_mean_weights(np.stack([head._masked_logits(part) for head, part in parts]))
 
     def _all_weights(self, batch: Batch) -> Float:
-        parts = self._parts(self._project(batch, self._held))
-        heads = [head._weights(part, head._masked_logits(part))[0] for head, part in parts]
-        mean: Float = np.mean(heads, axis=0).astype(batch.key.dtype, copy=False)
+        mean: Float = np.mean(self._head_weights(batch), axis=0).astype(batch.key.dtype, copy=False)
         return mean
+
+    def _head_weights(self, batch: Batch) -> list[Logits]:
+        """Return each head's weights (P, L, S)."""
+        parts = self._parts(self._project(batch, self._held))
+        return [head._weights(part, head._masked_logits(part))[0] for head, part in parts]
 
     def _attend(
         self,
