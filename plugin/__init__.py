@@ -54,8 +54,12 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
+    from attnbridge.rerank import MMR as MMR
+    from attnbridge.rerank import GroupBy as GroupBy
     from attnbridge.rerank import LateInteraction as LateInteraction
+    from attnbridge.rerank import ListwiseSmoothing as ListwiseSmoothing
     from attnbridge.rerank import QueryExpansion as QueryExpansion
+    from attnbridge.rerank import Threshold as Threshold
 
     __version__: str
 
@@ -109,9 +113,13 @@ _HOME = {
     "Manifold": "attnbridge.manifolds",
     "ProductSpace": "attnbridge.manifolds",
     "SphericalSpace": "attnbridge.manifolds",
+    "GroupBy": "attnbridge.rerank",
     "LateInteraction": "attnbridge.rerank",
+    "ListwiseSmoothing": "attnbridge.rerank",
+    "MMR": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",
+    "Threshold": "attnbridge.rerank",
     "attention": "attnbridge.functional",
     "attention_logits": "attnbridge.functional",
     "attention_score": "attnbridge.functional",
