@@ -8,15 +8,12 @@ from attnbridge.kernels._jit import jit
 from attnbridge.kernels.dot import four_dots
 from attnbridge.kernels.softmax import exp_nonpositive
 
-# A float32 product of unit rows may come out a little beyond 1.
-_MOST = 1.0
-
 
 @jit
 def _alike(product: Any, factors: Any, i: Any, j: Any) -> Any:
     """Return a pair's likeness: its product within [-1, 1]; of minus a squared difference, 1 / (1 + its share)."""
     if factors is None:
-        return min(max(np.float64(product), -_MOST), _MOST)
+        return min(max(np.float64(product), -1.0), 1.0)  # rounding takes some beyond
     return 1.0 / (1.0 - factors[i] * factors[j] * np.float64(product))
 
 
@@ -104,6 +101,9 @@ def diffuse(rows: Any, factors: Any, scale: Any, values: Any, out: Any) -> Any:
         NaN where there is no other.
     """
     n = rows.shape[0]
+    if n == 1:
+        out[0] = np.nan
+        return
     everything = np.arange(n)
     likeness = np.empty(n)
     for i in range(n):
@@ -118,4 +118,4 @@ def diffuse(rows: Any, factors: Any, scale: Any, values: Any, out: Any) -> Any:
             weight = exp_nonpositive(scale * (likeness[j] - best))
             total += weight
             weighted += weight * values[j]
-        out[i] = weighted / total if n > 1 else np.nan
+        out[i] = weighted / total
