@@ -45,6 +45,7 @@ def points_of(pool: Pool, rows: npt.NDArray[np.int64]) -> Points:
     ----------
     pool : Pool
     rows : ndarray of int64, (n,)
+        At least one.
 
     Returns
     -------

@@ -74,10 +74,11 @@ class ListwiseSmoothing:
         pool : Pool
         """
         best = best_first(pool)  # in an order that does not depend on the candidates'
-        own, smoothed = standardise(pool.scores[best]), np.empty(len(best))
-        rows, factors = points_of(pool, pool.rows[best])
-        kernels.diffuse(rows, factors, self.scale, own, smoothed)
         parts, scores = np.full(len(pool.rows), np.nan), np.full(len(pool.rows), -np.inf)
-        parts[best] = smoothed
-        scores[best] = (1.0 - self.mix) * own + self.mix * standardise(smoothed)
+        if len(best):
+            own, smoothed = standardise(pool.scores[best]), np.empty(len(best))
+            rows, factors = points_of(pool, pool.rows[best])
+            kernels.diffuse(rows, factors, self.scale, own, smoothed)
+            parts[best] = smoothed
+            scores[best] = (1.0 - self.mix) * own + self.mix * standardise(smoothed)
         pool.scores, pool.parts[self.name] = scores, parts
