@@ -11,6 +11,7 @@ from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
 from attnbridge.kernels.graph import gatv2
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
+from attnbridge.kernels.likeness import diffuse, mmr
 from attnbridge.kernels.linear import elu_features, linear_attention
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
@@ -24,6 +25,7 @@ __all__ = [
     "attend_few",
     "attend_many",
     "attend_pairs",
+    "diffuse",
     "dot",
     "drop",
     "elu_features",
@@ -34,6 +36,7 @@ __all__ = [
     "list_levels",
     "logsumexp",
     "maxsim",
+    "mmr",
     "poincare",
     "project",
     "rerank",

@@ -59,12 +59,16 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
     from attnbridge.rerank import BM25 as BM25
+    from attnbridge.rerank import MMR as MMR
     from attnbridge.rerank import Calibrated as Calibrated
     from attnbridge.rerank import Feedback as Feedback
     from attnbridge.rerank import Fusion as Fusion
     from attnbridge.rerank import Gated as Gated
+    from attnbridge.rerank import GroupBy as GroupBy
     from attnbridge.rerank import LateInteraction as LateInteraction
+    from attnbridge.rerank import ListwiseSmoothing as ListwiseSmoothing
     from attnbridge.rerank import QueryExpansion as QueryExpansion
+    from attnbridge.rerank import Threshold as Threshold
 
     __version__: str
 
@@ -123,9 +127,13 @@ _HOME = {
     "Calibrated": "attnbridge.rerank",
     "Fusion": "attnbridge.rerank",
     "Gated": "attnbridge.rerank",
+    "GroupBy": "attnbridge.rerank",
     "LateInteraction": "attnbridge.rerank",
+    "ListwiseSmoothing": "attnbridge.rerank",
+    "MMR": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",
+    "Threshold": "attnbridge.rerank",
     "attention": "attnbridge.functional",
     "attention_logits": "attnbridge.functional",
     "attention_score": "attnbridge.functional",

@@ -317,6 +317,49 @@ def exact_top_k_each(
         exact_top_k(*about, own, scale, positions[one], logits[one], difference)
 
 
+def likenesses(rows: Array, factors: Array | None) -> Array:
+    """Return the likeness of all pairs: products within [-1, 1], or what falls with the distance."""
+    values = rows.astype(np.float64)
+    if factors is None:
+        return np.clip(values @ values.T, -1.0, 1.0)
+    squares = np.stack([((values - row) ** 2).sum(axis=1) for row in values])
+    return 1.0 / (1.0 + factors[:, None] * factors * squares)
+
+
+def mmr(
+    relevance: Array,
+    rows: Array,
+    factors: Array | None,
+    balance: float,
+    order: Array,
+    values: Array,
+    likest: Array,
+    near: Array,
+) -> None:
+    """Fill order with the first and then, each time, the best of relevance less likeness to those before."""
+    alike = likenesses(rows, factors)
+    order[0], values[0], likest[0], near[0] = 0, 1.0, -1, np.nan
+    left = list(range(1, len(rows)))
+    for t in range(1, len(order) + 1):
+        for j in left:
+            picked = order[:t].tolist()
+            near[j] = max(alike[i, j] for i in picked)
+            likest[j] = next(i for i in picked if alike[i, j] == near[j])
+            values[j] = balance * relevance[j] - (1.0 - balance) * near[j]
+        if t < len(order):
+            order[t] = min(left, key=lambda j: (-values[j], j))
+            left.remove(order[t])
+
+
+def diffuse(rows: Array, factors: Array | None, scale: float, values: Array, out: Array) -> None:
+    """Fill out with each row's attention over the others' values."""
+    logits = scale * likenesses(rows, factors)
+    np.fill_diagonal(logits, -np.inf)
+    for i, row in enumerate(logits):
+        weights = np.empty(len(row))
+        out[i] = weights @ values if softmax(row, weights) > -np.inf else np.nan
+
+
 def true_rows(mask: Array, words: Array, out: Array) -> None:
     """Fill out with the positions where the mask is not 0, and -1 at the end."""
     out[:] = [*np.flatnonzero(mask), -1]
@@ -688,6 +731,28 @@ def _exact_top_k_each(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return *_search(rng, case), ids, np.concatenate([[0], np.cumsum(lengths)]), 2.0**-3, *_ranked(case), *_flag(case)
 
 
+def _mmr(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Fractions whose products and values are exact: ties are true ties."""
+    count = min(case.n, 100)
+    rows = rng.integers(-3, 4, (count, case.d)) * 2.0 ** -np.ceil(np.log2(3.0 * case.d**0.5))
+    if count >= 4:
+        rows[1], rows[2] = 0.0, rows[0]
+    relevance = np.sort(rng.integers(0, 33, count) / 32.0)[::-1].copy()
+    factors = 2.0 ** rng.integers(-2, 3, count) if case.gathered else None
+    order, likest = np.full(min(case.k, count), -7), np.full(count, -7)
+    rows = np.ascontiguousarray(rows, _precision(case))
+    return relevance, rows, factors, 0.5, order, np.full(count, -7.0), likest, np.full(count, -7.0)
+
+
+def _diffuse(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    rows = rng.standard_normal((min(case.n, 100), case.d))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    if len(rows) >= 4:
+        rows[1], rows[2] = 0.0, rows[0]
+    factors = rng.random(len(rows)) if case.gathered else None
+    return rows.astype(_precision(case)), factors, 3.0, rng.standard_normal(len(rows)), np.full(len(rows), -7.0)
+
+
 def _true_rows(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     """Few or half of the rows, the first and the last among them."""
     mask = (rng.random(case.n) < (0.5 if case.gathered else 0.02)).astype(np.uint8)
@@ -785,6 +850,8 @@ KERNELS = {
     "exact_top_k": Kernel(
         kernels.exact_top_k, exact_top_k, _exact_top_k, terms=True, gathers=True, ranks=True, difference=True
     ),
+    "mmr": Kernel(kernels.mmr, mmr, _mmr, kinds=("float32", "float64"), gathers=True, ranks=True, float32=True),
+    "diffuse": Kernel(kernels.diffuse, diffuse, _diffuse, kinds=("float32", "float64"), gathers=True, float32=True),
     "true_rows": Kernel(kernels.true_rows, true_rows, _true_rows, kinds=("float32",), gathers=True),
     "list_levels": Kernel(kernels.list_levels, list_levels, _list_levels, kinds=("float32",), gathers=True),
     "project": Kernel(kernels.project, project, _project, kinds=("float32", "float64"), float32=True),

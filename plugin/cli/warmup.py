@@ -77,7 +77,7 @@ def _bridge(metric: str) -> None:
     import numpy as np
 
     from attnbridge.integrations import AttentionVectorBridge
-    from attnbridge.rerank import LateInteraction, QueryExpansion
+    from attnbridge.rerank import MMR, LateInteraction, ListwiseSmoothing, QueryExpansion
 
     rows = np.random.default_rng(0).random((64, 8), dtype=np.float32) / 8
     built = AttentionVectorBridge(8, metric, "poincare" if metric == "poincare" else "scaled_dot")
@@ -89,6 +89,7 @@ def _bridge(metric: str) -> None:
             bridge.search(rows[0], k=3)
             bridge.search(rows[0], k=3, exact=True)
             bridge.search(id=1, k=3, rerank=[QueryExpansion(), LateInteraction()])
+            bridge.search(id=1, k=3, rerank=[ListwiseSmoothing(), MMR()])
             bridge.search_batch(rows, k=40, filter=[1, 2, 3])
             bridge.search(rows[0], k=3, filter=np.arange(64) % 2 == 0)
 

@@ -6,32 +6,44 @@ from attnbridge.rerank.expansion import QueryExpansion
 from attnbridge.rerank.feedback import Feedback
 from attnbridge.rerank.fusion import Fusion
 from attnbridge.rerank.gated import Gated
+from attnbridge.rerank.group_by import GroupBy
 from attnbridge.rerank.late_interaction import LateInteraction
+from attnbridge.rerank.mmr import MMR
 from attnbridge.rerank.pool import Pool, PoolIndex, Stage, TokenRows
 from attnbridge.rerank.sequence import as_stages
+from attnbridge.rerank.smoothing import ListwiseSmoothing
+from attnbridge.rerank.threshold import Threshold
 
 # What `as_stages` knows by name.
 STAGES: tuple[type, ...] = (
-    Feedback,
-    LateInteraction,
-    QueryExpansion,
     BM25,
-    Fusion,
     Calibrated,
+    Feedback,
+    Fusion,
     Gated,
+    GroupBy,
+    LateInteraction,
+    ListwiseSmoothing,
+    MMR,
+    QueryExpansion,
+    Threshold,
 )
 
 __all__ = [
     "BM25",
+    "MMR",
     "Calibrated",
     "Feedback",
     "Fusion",
     "Gated",
+    "GroupBy",
     "LateInteraction",
+    "ListwiseSmoothing",
     "Pool",
     "PoolIndex",
     "QueryExpansion",
     "Stage",
+    "Threshold",
     "TokenRows",
     "as_stages",
 ]
