@@ -27,7 +27,9 @@ from attnbridge.integrations.view import Allowed, View
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.mechanisms.standard import SCALED_DOT
 from attnbridge.metric import Metric
-from attnbridge.rerank import Stage, as_stages
+from attnbridge.rerank import Stage, as_stages, default_stages
+from attnbridge.rerank.default import CANDIDATES as DEFAULT_CANDIDATES
+from attnbridge.rerank.default import is_default
 from attnbridge.scoring import metric_of, resolve
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_text, as_vector
@@ -354,7 +356,9 @@ class AttentionVectorBridge(Constructors):
             With attention="sliding", which needs it, the query's place: documents in the window around it are searched.
         rerank : Stage, str or list of those
             Stages after the attention's ranking, in this order; as objects, or as text such as "expansion(top=5)".
-            "default" has fixed settings: late interaction where tokens are stored, expansion otherwise.
+            "default" stands for `default_stages`: late interaction (over 200 candidates, unless `candidates` says
+            otherwise) where tokens are stored and query_tokens given, otherwise a little expansion where the first
+            candidates stand out.
 
         Returns
         -------
@@ -393,7 +397,7 @@ class AttentionVectorBridge(Constructors):
             view, (exclude,) = store.rows_of(id_list(id))
             vector = view.vectors(np.array([exclude]))[0]
             reads_tokens = self._attention.token_logits is not None
-            reads_tokens |= any(stage.requires_tokens for stage in as_stages(rerank))
+            reads_tokens |= is_default(rerank) or any(stage.requires_tokens for stage in as_stages(rerank))
             if query_tokens is None and reads_tokens and view.tokens is not None:
                 own = view.tokens_of(exclude)
                 query_tokens = own if len(own) else None
@@ -553,10 +557,12 @@ class AttentionVectorBridge(Constructors):
             k = as_count(10 if k is None else k, "k")
         if ef is not None:
             ef = as_count(self._for_the_walk(ef, "ef"), "ef")
+        stages = _stages(rerank, view, query_tokens)
         ranked = self._candidates if candidates is None else as_count(candidates, "candidates")
+        if candidates is None and is_default(rerank) and query_tokens is not None:
+            ranked = max(ranked, DEFAULT_CANDIDATES)
         if candidates is None and ef is not None:
             ranked = min(ranked, ef)
-        stages = as_stages(rerank)
         allowed = None
         if any(filter is not None for filter in filters) or any(where != (None, None) for where in wheres):
             filters, wheres = filters or [None] * len(queries), wheres or [(None, None)] * len(queries)
@@ -742,6 +748,18 @@ def _resolved(attention: str, options: dict[str, Any]) -> tuple[AttentionType, d
 
 def _pairs(hits: Hits) -> list[tuple[Id, float]]:
     return list(zip(hits.ids, hits.scores.tolist(), strict=True))
+
+
+def _stages(rerank: Any, view: View, query_tokens: Any) -> tuple[Stage, ...]:
+    """Return the stages of a search; of "default" those that its tokens allow."""
+    if not is_default(rerank):
+        return as_stages(rerank)
+    if query_tokens is not None and view.tokens is None:
+        raise InvalidInputError(
+            "query_tokens are given, but this bridge stores no tokens; give them to add(vectors, ids, tokens=...), or "
+            "leave query_tokens out"
+        )
+    return default_stages(tokens=query_tokens is not None)
 
 
 def _query_texts(count: int, texts: Any, stages: Sequence[Stage]) -> list[str] | None:

@@ -12,6 +12,7 @@ from attnbridge.errors import DimensionMismatchError, InvalidConfigError, Invali
 from attnbridge.hits import Hits
 from attnbridge.integrations.trec import Judgements, Run, descending
 from attnbridge.rerank import as_stages
+from attnbridge.rerank.default import is_default
 from attnbridge.validation import as_matrix, require
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def as_systems(systems: Any) -> dict[str, Any]:
             raise InvalidConfigError(f"systems must have texts as names, got {name!r}")
         if name in ranked:
             raise InvalidConfigError(f"systems must have names of their own, {name!r} is there already")
-        ranked[name] = rerank if rerank == "default" else as_stages(rerank)
+        ranked[name] = "default" if is_default(rerank) else as_stages(rerank)
     return ranked
 
 
@@ -201,7 +202,7 @@ class Bench:
         return found
 
     def _reads_tokens(self, rerank: Any) -> bool:
-        if rerank == "default" or self.bridge._attention.token_logits is not None:
+        if is_default(rerank) or self.bridge._attention.token_logits is not None:
             return self.has_tokens
         return any(stage.requires_tokens for stage in _stages(rerank))
 
@@ -216,7 +217,7 @@ class Bench:
 
 def _stages(rerank: Any) -> tuple[Any, ...]:
     """Return the stages that are known; those of "default" the bridge chooses."""
-    return () if rerank == "default" else tuple(rerank)
+    return () if is_default(rerank) else tuple(rerank)
 
 
 def _query_ids(query_ids: Any, count: int) -> list[str]:

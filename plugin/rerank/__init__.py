@@ -2,6 +2,7 @@
 
 from attnbridge.rerank.bm25 import BM25
 from attnbridge.rerank.calibrated import Calibrated
+from attnbridge.rerank.default import default_stages
 from attnbridge.rerank.expansion import QueryExpansion
 from attnbridge.rerank.feedback import Feedback
 from attnbridge.rerank.fusion import Fusion
@@ -46,4 +47,5 @@ __all__ = [
     "Threshold",
     "TokenRows",
     "as_stages",
+    "default_stages",
 ]

@@ -8,9 +8,14 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidInputError
-from attnbridge.rerank.pool import Pool, TokenRows, standardise
+from attnbridge.rerank.pool import Pool, TokenRows, mixed
 from attnbridge.trace import Attended
-from attnbridge.validation import as_count, as_number
+from attnbridge.validation import as_choice, as_count, as_number
+
+WEIGHTINGS = ("given", "distinct")
+
+# No query token weighs nothing because others say the same.
+_LEAST = 1e-3
 
 
 class _Question(NamedTuple):
@@ -43,11 +48,14 @@ class LateInteraction:
         Only so many query tokens are read: those of greatest `query_token_weights`; of equally heavy ones those that
         the query's other tokens are least like (by the mean of their cosines), then the first. Their weights are
         scaled to a sum of 1. It saves time for queries of more than 32 tokens, which are multiplied 32 at a time.
+    weighting : {"given", "distinct"}, default "given"
+        "distinct" multiplies each query token's weight by 1 minus its mean cosine with the query's other tokens: what
+        is said in one place only counts for more, as rare words do by their idf.
 
     Raises
     ------
     InvalidConfigError
-        `mix` outside 0 to 1, `soft` <= 0, or `top_tokens` < 1.
+        `mix` outside 0 to 1, `soft` <= 0, `top_tokens` < 1, or an unknown `weighting`.
 
     Notes
     -----
@@ -79,6 +87,7 @@ class LateInteraction:
     mix: float = 0.7
     soft: float | None = None
     top_tokens: int | None = None
+    weighting: str = "given"
     name: ClassVar[str] = "late_interaction"
     level: ClassVar[str] = "scores"
     requires_tokens: ClassVar[bool] = True
@@ -89,6 +98,7 @@ class LateInteraction:
             object.__setattr__(self, "soft", as_number(self.soft, "soft", above=0.0))
         if self.top_tokens is not None:
             object.__setattr__(self, "top_tokens", as_count(self.top_tokens, "top_tokens"))
+        object.__setattr__(self, "weighting", as_choice(self.weighting, "weighting", WEIGHTINGS))
 
     def apply(self, pool: Pool) -> None:
         """Replace the pool's scores.
@@ -104,10 +114,7 @@ class LateInteraction:
         """
         question = self._question(pool)
         matches = self._matches(question, pool.rows)
-        ruled_out = pool.scores == -np.inf
-        before = np.where(ruled_out, np.nan, pool.scores)
-        mixed = (1.0 - self.mix) * standardise(before) + self.mix * standardise(matches)
-        pool.scores = np.where(ruled_out, -np.inf, mixed)
+        pool.scores = mixed(pool.scores, matches, self.mix)
         pool.parts[self.name] = matches
         pool.attended = lambda row: self._attended(question, row)
 
@@ -159,6 +166,9 @@ class LateInteraction:
                 f"query_tokens must have the stored tokens' dimension {dim}, got {pool.query_tokens.shape[1]}"
             )
         query_tokens, weights = pool.query_tokens, pool.query_token_weights
+        if self.weighting == "distinct":
+            weights = weights * _distinctness(query_tokens)
+            weights = weights / weights.sum()
         places = np.arange(len(query_tokens))
         if self.top_tokens is not None and self.top_tokens < len(query_tokens):
             order = np.lexsort((places, _likeness(query_tokens), -weights))
@@ -206,6 +216,12 @@ def _likeness(query_tokens: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     unit = wide / np.where(lengths == 0.0, 1.0, lengths)
     return np.where(lengths[:, 0] == 0.0, np.inf, unit @ unit.sum(axis=0))
+
+
+def _distinctness(query_tokens: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return 1 minus each token's mean cosine with the others, above 0."""
+    others = max(len(query_tokens) - 1, 1)
+    return np.maximum(1.0 - (_likeness(query_tokens) - 1.0) / others, _LEAST)
 
 
 def _values(tokens: TokenRows, row: int) -> npt.NDArray[np.float64]:

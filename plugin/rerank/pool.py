@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -305,8 +305,15 @@ class Stage(Protocol):
     True
     """
 
-    name: ClassVar[str]
-    requires_tokens: ClassVar[bool]
+    @property
+    def name(self) -> str:
+        """The key of the stage's part and timing."""
+        ...
+
+    @property
+    def requires_tokens(self) -> bool:
+        """Whether the stage reads token vectors."""
+        ...
 
     def apply(self, pool: Pool) -> None:
         """Replace the pool's scores.
