@@ -465,7 +465,8 @@ def _checked_scores(scores: Any, count: int, name: str) -> npt.NDArray[np.float6
         out = np.array(scores, np.float64)
     except (TypeError, ValueError):
         out = np.empty(0)
-    if out.shape != (count,) or not (out < np.inf).all():  # -inf rules a candidate out
+    # -inf rules a candidate out; the largest of several is NaN where one is
+    if out.shape != (count,) or (count and not np.maximum.reduce(out) < np.inf):
         raise InvalidInputError(
             f"stage {name!r} must leave a score for each of {count} candidates, none NaN or inf; it left {scores!r}"
         )
