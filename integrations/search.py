@@ -389,7 +389,7 @@ class Searcher:
             if request.late():
                 complete = False
                 break
-            if stage.requires_tokens:
+            if stage.requires_tokens or pool.query_tokens is not None:
                 view.check_tokens(pool.rows)
             before, started = pool.rows, ended
             pool.parts, pool.attended = {}, None

@@ -54,8 +54,11 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import ScaledDotProductAttention as ScaledDotProductAttention
     from attnbridge.mechanisms import SlidingWindowAttention as SlidingWindowAttention
     from attnbridge.mechanisms import SparseAttention as SparseAttention
+    from attnbridge.rerank import AttentionRerank as AttentionRerank
+    from attnbridge.rerank import GraphAdaptive as GraphAdaptive
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import QueryExpansion as QueryExpansion
+    from attnbridge.rerank import Rocchio as Rocchio
 
     __version__: str
 
@@ -109,7 +112,10 @@ _HOME = {
     "Manifold": "attnbridge.manifolds",
     "ProductSpace": "attnbridge.manifolds",
     "SphericalSpace": "attnbridge.manifolds",
+    "AttentionRerank": "attnbridge.rerank",
+    "GraphAdaptive": "attnbridge.rerank",
     "LateInteraction": "attnbridge.rerank",
+    "Rocchio": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",
     "attention": "attnbridge.functional",

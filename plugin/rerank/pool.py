@@ -100,6 +100,31 @@ class PoolIndex(Protocol):
         """
         ...
 
+    def check(self, rows: npt.NDArray[np.int64]) -> None:
+        """Verify rows that the search did not find before they are read, where files are verified as they are read.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, (m,)
+        """
+        ...
+
+    def neighbours(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the rows that each row is linked with in the index's graph; where it is in none, the 16 nearest.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, (m,)
+
+        Returns
+        -------
+        ndarray of int64, (t,)
+            The first row's neighbours, the second one's, and so on; dead rows may be among them.
+        ndarray of int64, (m,)
+            How many each row has.
+        """
+        ...
+
     def ids_of(self, rows: npt.NDArray[np.int64]) -> list[Id]:
         """Return the ids of rows.
 
@@ -255,7 +280,8 @@ class Pool:
 class Stage(Protocol):
     """What the bridge asks of a rerank stage.
 
-    A stage may also have `requires_text` (bool: whether it reads the query's text) and `level` (see `as_stages`).
+    A stage may also have `requires_text` (bool: whether it reads the query's text), `reads_tokens` (bool: whether it
+    reads token vectors where there are any, and goes without where there are none) and `level` (see `as_stages`).
 
     Attributes
     ----------
