@@ -29,6 +29,7 @@ def expand(
     near: Any,
     weights: Any,
     out: Any,
+    out_bias: Any,
     difference: Any = None,
 ) -> Any:
     """Write out = (1 - mix) q + mix sum_i softmax_i(scale s(q, x_i)) x_i over the best of the scores, `steps` times.
@@ -55,13 +56,14 @@ def expand(
     near : (k,) int64, filled with the rows attended to, best first, then -1
     weights : (k,) float64, filled with what the last step gave them
     out : (d,) as `query`
+    out_bias : (1,) float64
     difference : True or None
         As for `dot`.
 
     Returns
     -------
-    int, int, float
-        How many rows were attended to, how many scores are -inf, and the new query's bias.
+    int, int
+        How many rows were attended to, and how many scores are -inf.
 
     Notes
     -----
@@ -78,14 +80,14 @@ def expand(
     for j in range(out.shape[0]):  # four times as fast as a slice
         out[j] = query[j]
         before += np.float64(query[j]) * np.float64(query[j])
-    bias = query_bias
+    out_bias[0] = query_bias
     if found == 0:
-        return found, ruled_out, bias
+        return found, ruled_out
     best = near[:found]
     shares = weights[:found]
     total = np.empty(out.shape[0], np.float64)
     for _ in range(steps):
-        dot(out, bias, rows, row_scale, row_bias, best, scale, shares, difference)
+        dot(out, out_bias[0], rows, row_scale, row_bias, best, scale, shares, difference)
         softmax(shares, shares)
         weighted_sum(shares, rows, value_scale, best, total)
         size = 0.0
@@ -102,7 +104,7 @@ def expand(
             out[j] = total[j] * factor
             before += np.float64(out[j]) * np.float64(out[j])
         if difference is not None:
-            bias = 1.0 / (1.0 + curvature * before)
+            out_bias[0] = 1.0 / (1.0 + curvature * before)
         elif row_bias is not None:
-            bias = -0.5 * before
-    return found, ruled_out, bias
+            out_bias[0] = -0.5 * before
+    return found, ruled_out

@@ -12,21 +12,24 @@ from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms.head_logits import head_logits
 from attnbridge.mechanisms.row import AttentionType, gathered
 from attnbridge.metric import Keys, Metric
-from attnbridge.rerank.pool import Pool, standardise
+from attnbridge.rerank.pool import Pool, PoolIndex, TokenRows, standardise
 from attnbridge.scoring import resolve
 from attnbridge.trace import Attended
 from attnbridge.validation import as_number
 
+Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
 
 class _Inputs(NamedTuple):
-    """A query and the keys as a type takes them."""
+    """What a type reads: query, keys and options as it takes them, or the query's tokens, their weights and all."""
 
     query: npt.NDArray[Any]
     bias: float
     keys: Keys
-    ids: npt.NDArray[np.int64] | None
+    ids: Rows | None
+    options: dict[str, Any]
+    tokens: tuple[Any, Any, TokenRows] | None = None
 
 
 class AttentionRerank:
@@ -67,7 +70,7 @@ class AttentionRerank:
     AttentionRerank('multi_head', mix=1.0, num_heads=2, score='weights')
     >>> hits = bridge.search([1.0, 0.1], k=2, rerank=stage)
     >>> hits.ids, list(hits.parts)
-    (['e', 'ne'], ['scaled_dot', 'attention_rerank', 'attention_rerank.head_0', 'attention_rerank.head_1'])
+    (['e', 'n'], ['scaled_dot', 'attention_rerank', 'attention_rerank.head_0', 'attention_rerank.head_1'])
     """
 
     name: ClassVar[str] = "attention_rerank"
@@ -120,7 +123,7 @@ class AttentionRerank:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AttentionRerank):
             return NotImplemented
-        return self._key() == other._key()
+        return bool(self._key() == other._key())
 
     def __hash__(self) -> int:
         return hash(self._key())
@@ -155,11 +158,12 @@ class AttentionRerank:
         live = pool.scores > -np.inf
         logits, parts = np.full(len(pool.rows), -np.inf), {}
         if live.any():
-            logits[live], shares, heads = self._attend(pool, pool.rows[live])
+            inputs = self._inputs(pool, pool.rows[live])
+            logits[live], heads = self._attend(inputs)
             for number, head in enumerate(heads):
                 part = parts[f"{self.name}.head_{number}"] = np.full(len(pool.rows), np.nan)
                 part[live] = head
-            pool.attended = _attended(pool, pool.rows[live], shares)
+            pool.attended = self._attended(pool.index, pool.rows[live], inputs, logits[live])
         pool.scores = self._mixed(pool.scores, logits)
         pool.parts[self.name] = logits
         pool.parts.update(parts)
@@ -176,16 +180,12 @@ class AttentionRerank:
         old, new = (standardise(np.where(scores == -np.inf, np.nan, scores)) for scores in (before, logits))
         return np.where(out, -np.inf, (1.0 - self.mix) * old + self.mix * new)
 
-    def _attend(self, pool: Pool, rows: npt.NDArray[np.int64]) -> tuple[Scores, Scores, Scores]:
-        """Return the rows' logits, their weights, and what each head gave (h, n)."""
+    def _inputs(self, pool: Pool, rows: Rows) -> _Inputs:
+        """Return what the type reads: tokens, or vectors with the options that are made for them."""
         row, options = self._row, dict(self._checked)
-        logits, weights = np.empty(len(rows)), np.empty(len(rows))
-        none = np.empty((0, len(rows)))
         if row.token_logits is not None and pool.tokens is not None and pool.query_tokens is not None:
-            row.token_logits(pool.query_tokens, pool.query_token_weights, pool.tokens, rows, options, logits)
-            kernels.softmax(logits, weights)
-            return logits, weights, none
-        metric = row.metric(options) if row.metric is not None else pool.metric
+            tokens = pool.query_tokens, pool.query_token_weights, pool.tokens
+            return _Inputs(pool.query, pool.query_bias, pool.keys, rows, options, tokens)
         if pool.metric.space is not None and row.metric is None:
             raise InvalidConfigError(
                 f"{self.name} by {row.name!r} needs a bridge of metric cosine, ip or l2, this one has "
@@ -195,49 +195,59 @@ class AttentionRerank:
         if row.require_fit is not None:
             row.require_fit(options, dim)
         if options.get("scale", 0.0) is None:
-            unit = metric.name == "cosine"
-            options["scale"] = (
-                metric.default_scale(dim) if row.index_scale is None else row.index_scale(options, dim, unit)
-            )
-        given = _prepared(pool, rows, metric, own=row.metric is not None)
-        row.logits(*given, options, logits)
-        row.weigh(*given, options, logits, weights)
-        heads = none
-        if row.name == "multi_head":
-            heads = head_logits(given.query, given.keys, given.ids, options)
-            if options["score"] == "weights":
+            unit = pool.metric.name == "cosine"
+            own = row.index_scale
+            options["scale"] = pool.metric.default_scale(dim) if own is None else own(options, dim, unit)
+        if row.metric is None:
+            return _Inputs(pool.query, pool.query_bias, pool.keys, rows, options)
+        return _Inputs(*_points(pool, rows, row.metric(options)), options)
+
+    def _attend(self, given: _Inputs) -> tuple[Scores, Scores]:
+        """Return the rows' logits, and what each head gave (h, n)."""
+        count = len(given.keys.data) if given.ids is None else len(given.ids)
+        logits, heads = np.empty(count), np.empty((0, count))
+        if given.tokens is not None:
+            assert self._row.token_logits is not None
+            self._row.token_logits(*given.tokens, given.ids, given.options, logits)
+            return logits, heads
+        self._row.logits(*given[:4], given.options, logits)
+        if self._row.name == "multi_head":
+            heads = head_logits(given.query, given.keys, given.ids, given.options)
+            if given.options["score"] == "weights":
                 for head in heads:
                     kernels.softmax(head, head)
-        return logits, weights, heads
+        return logits, heads
+
+    def _attended(self, index: PoolIndex | None, rows: Rows, given: _Inputs, logits: Scores) -> Any:
+        """Return what tells which candidates the attention went to."""
+        if index is None:
+            return None
+
+        def attended(row: int) -> list[Attended]:
+            weights = np.empty(len(rows))
+            if given.tokens is not None:
+                kernels.softmax(logits, weights)
+            else:
+                self._row.weigh(*given[:4], given.options, logits, weights)
+            best = np.argsort(-weights, kind="stable")
+            named = zip(index.ids_of(rows[best]), weights[best].tolist(), strict=True)
+            return [Attended("candidate", id, weight) for id, weight in named if weight > 0.0]
+
+        return attended
 
 
-def _prepared(pool: Pool, rows: npt.NDArray[np.int64], metric: Metric, *, own: bool) -> _Inputs:
-    """Return query and keys as they are, or, for a type with a metric of its own, as points of that."""
-    same = pool.metric.space is not None and own and metric.space is not None
-    same = same and metric.space.curvature == pool.metric.space.curvature and metric.map == pool.metric.map  # type: ignore[union-attr]
-    if not own or same:
-        return _Inputs(pool.query, pool.query_bias, pool.keys, rows)
-    if pool.metric.space is None:
+def _points(pool: Pool, rows: Rows, metric: Metric) -> tuple[npt.NDArray[Any], float, Keys, Rows | None]:
+    """Return query, bias, keys and ids for a metric of a type's own: vectors as they were given, made points of it."""
+    before = pool.metric
+    if before.space is None:
         vectors, query = gathered(pool.keys, rows), pool.query[None]
+    elif before.space.curvature == metric.space.curvature and before.map == metric.map:  # type: ignore[union-attr]
+        return pool.query, pool.query_bias, pool.keys, rows
     else:
-        vectors, query = pool.metric.given(pool.keys.data[rows]), pool.metric.given(pool.query[None])
-    points, (query, bias) = metric.points(vectors), metric.prepare(metric.points(query), "query")
-    keys = Keys(np.ascontiguousarray(points), *metric.row_terms(points, "candidates"))
-    return _Inputs(query[0], float(bias[0]), keys, None)
-
-
-def _attended(pool: Pool, rows: npt.NDArray[np.int64], weights: Scores) -> Any:
-    """Return what tells which candidates the attention went to."""
-    index = pool.index
-    if index is None:
-        return None
-
-    def attended(row: int) -> list[Attended]:
-        best = np.argsort(-weights, kind="stable")
-        named = zip(index.ids_of(rows[best]), weights[best].tolist(), strict=True)
-        return [Attended("candidate", id, weight) for id, weight in named if weight > 0.0]
-
-    return attended
+        vectors, query = before.given(pool.keys.data[rows]), before.given(pool.query[None])
+    points = np.ascontiguousarray(metric.points(vectors))
+    prepared, bias = metric.prepare(metric.points(query), "query")
+    return prepared[0], float(bias[0]), Keys(points, *metric.row_terms(points, "candidates")), None
 
 
 def _made(type: str, mix: float, options: Mapping[str, Any]) -> AttentionRerank:

@@ -89,8 +89,8 @@ class QueryExpansion:
         require_searchable(pool, self.research)
         keys, metric = pool.keys, pool.metric
         size = min(self.top, len(pool.rows))
-        near, weights, query = np.empty(size, np.int64), np.empty(size), np.empty_like(pool.query)
-        found, ruled_out, bias = kernels.expand(
+        near, weights, query, bias = np.empty(size, np.int64), np.empty(size), np.empty_like(pool.query), np.empty(1)
+        found, ruled_out = kernels.expand(
             pool.query,
             pool.query_bias,
             *keys,
@@ -105,10 +105,11 @@ class QueryExpansion:
             near,
             weights,
             query,
+            bias,
             metric.difference,
         )
         near, weights = near[:found], weights[:found]
-        pool.query, pool.query_bias = query, bias
+        pool.query, pool.query_bias = query, float(bias[0])
         score_anew(pool, self.name, near, research=self.research, ruled_out=ruled_out > 0)
         if pool.index is not None:
             index = pool.index

@@ -159,7 +159,8 @@ class GraphAdaptive:
     def _require_known(self, index: PoolIndex) -> None:
         """Refuse a graph of other ids than the index's."""
         nodes = iter(self.source) if _is_graph(self.source) else iter(dict.fromkeys(chain.from_iterable(self.source)))
-        count, first = 0, []
+        count = 0
+        first: list[Any] = []
         while some := list(islice(nodes, _LOOKED_UP)):
             if (index.rows_of(some) >= 0).any():
                 return
@@ -182,7 +183,7 @@ class _Growing:
         self.parents = np.empty(0, np.int64)  # of those that joined
         self.seen = set(pool.rows.tolist())
         self.pairwise = pool.attention.is_pairwise(pool.options)
-        self.matches = None if guide is None else guide.matches(pool, pool.rows)
+        self.matches: Scores = pool.scores if guide is None else guide.matches(pool, pool.rows)
         self.first = len(pool.rows)
 
     @property
