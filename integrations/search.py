@@ -30,6 +30,7 @@ _CHUNK = 256
 _FILTERED_CHUNK = 1_024
 
 _NONE = np.empty(0)
+_NO_ROWS = np.empty(0, np.int64)
 
 # How many times as many candidates are taken where a stage leaves too few of them.
 _MORE = 4
@@ -377,10 +378,11 @@ class Searcher:
         if self._by_tokens(request):
             view.check_tokens(rows)
         pool.scores = pool.logits()
-        out = 0
+        out = _NO_ROWS
         if self._excludes(request) and (pool.scores == -np.inf).any():
-            pool.rows, pool.scores = rows[pool.scores > -np.inf], pool.scores[pool.scores > -np.inf]
-            out = len(rows) - len(pool.rows)
+            keep = pool.scores > -np.inf
+            out = rows[~keep]
+            pool.rows, pool.scores = rows[keep], pool.scores[keep]
         ended = time.perf_counter()
         timings["rerank"] = ended - started
         staged = _Staged(view, index, rows, distances, pool.origins)
@@ -415,9 +417,8 @@ class Searcher:
         last = self._last(request, count, ordered)
         view.ranked(len(rows))
         timings["total"] = sum(timings.values())
-        staged.close(
-            scores, best[request.offset : last], ordered[request.offset : last], timings, len(rows) + out, complete
-        )
+        every = len(rows) + (int((~np.isin(out, rows)).sum()) if len(out) else 0)
+        staged.close(scores, best[request.offset : last], ordered[request.offset : last], timings, every, complete)
         return Hits.lazily(staged, 0), pool.short
 
     @staticmethod
