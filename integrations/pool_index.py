@@ -36,6 +36,8 @@ class SearchIndex:
         ids -> the rows that they have now, -1 for those that are not there.
     """
 
+    __slots__ = ("_bias", "_number", "_places", "_query", "_request", "_searcher", "view")
+
     def __init__(
         self,
         searcher: "Searcher",

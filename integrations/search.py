@@ -84,6 +84,24 @@ class _Ranked:
 class _Staged:
     """What one query found and what became of it stage by stage, for its hits to take out of it."""
 
+    __slots__ = (
+        "best",
+        "candidates",
+        "complete",
+        "every",
+        "first",
+        "given",
+        "ids",
+        "index",
+        "nearness",
+        "origins",
+        "rows",
+        "scores",
+        "steps",
+        "timings",
+        "view",
+    )
+
     def __init__(
         self, view: View, index: SearchIndex, rows: Labels, distances: Distances, origins: dict[int, str]
     ) -> None:
@@ -386,7 +404,8 @@ class Searcher:
         ended = time.perf_counter()
         timings["rerank"] = ended - started
         staged = _Staged(view, index, rows, distances, pool.origins)
-        staged.take(Step(name, pool.rows, pool.scores.copy(), timings["rerank"]), {})
+        scores = pool.scores
+        staged.take(Step(name, pool.rows, scores, timings["rerank"]), {})
         for stage in request.stages if len(pool.rows) else ():
             if request.late():
                 complete = False
@@ -394,20 +413,19 @@ class Searcher:
             if stage.requires_tokens or pool.query_tokens is not None:
                 view.check_tokens(pool.rows)
             before, started = pool.rows, ended
-            pool.parts, pool.attended = {}, None
+            pool.parts, pool.attended, pool.scores = {}, None, scores.copy()  # which stages may write on
             stage.apply(pool)
             if pool.rows is not before:
                 pool.rows = _checked_rows(pool.rows, view, stage.name)
-            pool.scores = _checked_scores(pool.scores, len(pool.rows), stage.name)
+            left, scores = pool.scores, _checked_scores(pool.scores, len(pool.rows), stage.name)
             name = stage.name
             while name in timings:  # the same stage twice
                 name += "+"
             ended = time.perf_counter()
             timings[name] = ended - started
-            staged.take(
-                Step(name, pool.rows, pool.scores.copy(), timings[name], pool.attended), _named(pool.parts, stage, name)
-            )
-        scores, rows = pool.scores, pool.rows
+            parts = {part: scores if values is left else values for part, values in pool.parts.items()}
+            staged.take(Step(name, pool.rows, scores, timings[name], pool.attended), _named(parts, stage, name, scores))
+        rows = pool.rows
         best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(scores, rows, best)
         ordered = scores[best]
@@ -429,11 +447,15 @@ class Searcher:
         return int((scores[:count] >= request.threshold).sum())
 
 
-def _named(parts: Any, stage: Stage, name: str) -> dict[str, npt.NDArray[np.float64]]:
-    """Return a copy of what a stage gave each candidate, under the name that it goes by in this search."""
+def _named(
+    parts: dict[str, Any], stage: Stage, name: str, scores: npt.NDArray[np.float64]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return what a stage gave each candidate, under the name that it goes by in this search; a copy, but of scores."""
     own = stage.name
     return {
-        name + part[len(own) :] if part == own or part.startswith(f"{own}.") else part: np.array(values, np.float64)
+        name + part[len(own) :] if part == own or part.startswith(f"{own}.") else part: (
+            values if values is scores else np.array(values, np.float64)
+        )
         for part, values in parts.items()
     }
 

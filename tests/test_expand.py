@@ -683,7 +683,7 @@ def test_attention_that_does_not_fit(setting):
     with pytest.raises(ab.DimensionMismatchError, match="7 must be divisible by num_heads 8"):
         bridge.search(query, rerank=ab.AttentionRerank("multi_head"))
     with pytest.raises(ab.InvalidConfigError, match="pattern must be 'top_k' in an index"):
-        bridge.search(query, rerank=ab.AttentionRerank("sparse", pattern="window"))
+        bridge.search(query, rerank=ab.AttentionRerank("sparse", pattern="local"))
     parameters = {"W": np.eye(7), "a_q": np.ones(7), "a_k": np.ones(7)}
     with pytest.warns(UserWarning, match="gat of version 'v1' orders keys alike for every query"):
         ab.AttentionRerank("gat", version="v1", parameters=parameters)
