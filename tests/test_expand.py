@@ -130,6 +130,15 @@ def test_steps_go_to_a_stored_pattern():
     assert one.scores[0] < -1.0
 
 
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [(0, "steps must be a whole number >= 1, got 0"), (1.5, "got 1.5"), (1001, "steps must be at most 1000, got 1001")],
+)
+def test_bad_steps(steps, message):
+    with pytest.raises(ab.InvalidConfigError, match=message):
+        ab.QueryExpansion(steps=steps)
+
+
 def test_expansion_does_not_attend_to_what_is_ruled_out(setting):
     metric, bridge, rows, query = setting
 
@@ -518,11 +527,10 @@ def pool(setting):
      ("sparse", {"scale": 0.7}), ("sparse", {"scale": 0.7, "top_k": 3}), ("moe", {}), ("cross", {})],
 )  # fmt: skip
 @pytest.mark.parametrize("mix", [1.0, 0.3])
+@pytest.mark.parametrize("setting", ["cosine", "ip"], indirect=True)  # an l2 similarity is no product of two vectors
 def test_attention_of_any_type(pool, type, options, mix):
     """To the bit what the functional API says of the same rows."""
     metric, pool = pool
-    if metric == "l2":
-        pytest.skip("an l2 similarity is no product of two vectors")
     before = pool.scores.copy()
     ab.AttentionRerank(type, mix=mix, **options).apply(pool)
     rows = pool.keys.data[pool.rows]

@@ -238,9 +238,11 @@ class _Growing:
         if not self.joined:
             return
         pool.rows, pool.scores = self.rows, self.scores
-        places, which = np.unique(self.parents, return_inverse=True)
-        texts = [f"neighbour of {id!r}" for id in index.ids_of(self.rows[places])]
-        pool.origins.update(zip(self.rows[self.first :].tolist(), map(texts.__getitem__, which.tolist()), strict=True))
+        parents = self.parents.tolist()
+        places = list(dict.fromkeys(parents))
+        ids = index.ids_of(self.rows[places])
+        texts = {place: f"neighbour of {id!r}" for place, id in zip(places, ids, strict=True)}
+        pool.origins.update(zip(self.rows[self.first :].tolist(), map(texts.__getitem__, parents), strict=True))
 
 
 def _has_mix(guide: Any) -> bool:
