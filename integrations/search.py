@@ -19,7 +19,7 @@ from attnbridge.integrations.pool_index import SearchIndex
 from attnbridge.integrations.view import View
 from attnbridge.mechanisms.row import AttentionType, keep_best
 from attnbridge.metric import Metric
-from attnbridge.rerank import Pool, Stage
+from attnbridge.rerank import Pool
 from attnbridge.threads import for_chunks
 from attnbridge.trace import Step, Trace
 
@@ -423,8 +423,11 @@ class Searcher:
                 name += "+"
             ended = time.perf_counter()
             timings[name] = ended - started
-            parts = {part: scores if values is left else values for part, values in pool.parts.items()}
-            staged.take(Step(name, pool.rows, scores, timings[name], pool.attended), _named(parts, stage, name, scores))
+            parts = {
+                _renamed(part, stage.name, name): scores if values is left else np.array(values, np.float64)
+                for part, values in pool.parts.items()
+            }
+            staged.take(Step(name, pool.rows, scores, timings[name], pool.attended), parts)
         rows = pool.rows
         best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
         kernels.top_k(scores, rows, best)
@@ -447,17 +450,9 @@ class Searcher:
         return int((scores[:count] >= request.threshold).sum())
 
 
-def _named(
-    parts: dict[str, Any], stage: Stage, name: str, scores: npt.NDArray[np.float64]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Return what a stage gave each candidate, under the name that it goes by in this search; a copy, but of scores."""
-    own = stage.name
-    return {
-        name + part[len(own) :] if part == own or part.startswith(f"{own}.") else part: (
-            values if values is scores else np.array(values, np.float64)
-        )
-        for part, values in parts.items()
-    }
+def _renamed(part: str, own: str, name: str) -> str:
+    """Return what a part of a stage goes by where the stage goes by another name than its own."""
+    return name + part[len(own) :] if part == own or part.startswith(f"{own}.") else part
 
 
 def _checked_rows(rows: Any, view: View, name: str) -> Labels:

@@ -1,12 +1,14 @@
 """Query expansion: the attention output over the best candidates becomes part of the query."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.rerank.pool import Pool
+from attnbridge.rerank.pool import Pool, PoolIndex
 from attnbridge.rerank.requery import ROUNDING, require_searchable, score_anew
 from attnbridge.trace import Attended
 from attnbridge.validation import as_bool, as_count, as_number
@@ -112,8 +114,12 @@ class QueryExpansion:
         pool.query, pool.query_bias = query, float(bias[0])
         score_anew(pool, self.name, near, research=self.research, ruled_out=ruled_out > 0)
         if pool.index is not None:
-            index = pool.index
-            pool.attended = lambda row: [
-                Attended("candidate", id, weight)
-                for id, weight in sorted(zip(index.ids_of(near), weights.tolist(), strict=True), key=lambda x: -x[1])
-            ]
+            pool.attended = partial(_attended, pool.index, near, weights)
+
+
+def _attended(
+    index: PoolIndex, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], row: int
+) -> list[Attended]:
+    """Return what the query was drawn to, the same for every candidate."""
+    named = zip(index.ids_of(rows), weights.tolist(), strict=True)
+    return [Attended("candidate", id, weight) for id, weight in sorted(named, key=lambda pair: -pair[1])]
