@@ -9,11 +9,15 @@ import numpy.typing as npt
 
 from attnbridge.errors import InvalidInputError
 from attnbridge.hits import Id
-from attnbridge.integrations.candidates import Distances, Labels, distances_of
+from attnbridge.integrations.candidates import Distances, Labels, distances_of, exact_search
+from attnbridge.integrations.graph import Graph
 from attnbridge.integrations.nearest import Nearest, Request
 
 if TYPE_CHECKING:
     from attnbridge.integrations.search import Searcher
+
+# Of a row that is in no graph: as many as a graph of M = 16 links it with at most, when it is added.
+_NEIGHBOURS = 16
 
 
 class SearchIndex:
@@ -31,6 +35,8 @@ class SearchIndex:
     places : callable
         ids -> the rows that they have now, -1 for those that are not there.
     """
+
+    __slots__ = ("_bias", "_number", "_places", "_query", "_request", "_searcher", "view")
 
     def __init__(
         self,
@@ -101,6 +107,41 @@ class SearchIndex:
         self.view.check_rows(rows)
         if self._request.query_tokens is not None:
             self.view.check_tokens(rows)
+
+    def neighbours(self, rows: Labels) -> tuple[Labels, Labels]:
+        """Return each row's links in layer 0 of the graph, one row's after the other's, and how many they are.
+
+        Of rows that no walk leads to, the nearest by exact search.
+        """
+        source = self._searcher.source
+        native = source.native(self.view) if isinstance(source, Graph) else None
+        linked = np.zeros(len(rows), np.bool_) if native is None else rows < native.bound
+        if native is not None and linked.all():
+            links = native.walk.adjacency.links.level0[rows]
+            return links[links >= 0].astype(np.int64), (links >= 0).sum(axis=1)
+        nearest = self._nearest(rows[~linked])
+        out, width = np.full((len(rows), _NEIGHBOURS), -1), _NEIGHBOURS
+        if native is not None:
+            links = native.walk.adjacency.links.level0[rows[linked]]
+            width = max(width, links.shape[1])
+            out = np.full((len(rows), width), -1)
+            out[linked, : links.shape[1]] = links
+        out[~linked, : nearest.shape[1]] = nearest
+        return out[out >= 0], (out >= 0).sum(axis=1)
+
+    def _nearest(self, rows: Labels) -> Labels:
+        """Return the live rows nearest to each row, itself left out; -1 where there are no more."""
+        view, metric = self.view, self._searcher.metric
+        queries, bias = metric.prepare(view.vectors(rows), "rows")
+        view.check_rows()
+        live = None if view.live == view.count else view.live_rows
+        found, _ = exact_search(view.keys, metric, queries, bias, min(_NEIGHBOURS + 1, view.live), live)
+        others = found != rows[:, None]
+        others &= np.cumsum(others, axis=1) <= _NEIGHBOURS
+        out = np.full((len(rows), _NEIGHBOURS), -1)
+        for place, (labels, keep) in enumerate(zip(found, others, strict=True)):
+            out[place, : keep.sum()] = labels[keep]
+        return out
 
     def _near(self, rows: Labels) -> npt.NDArray[np.bool_]:
         """Return which rows are in the search's radius."""

@@ -20,6 +20,7 @@ from attnbridge.integrations.view import View
 from attnbridge.mechanisms.row import AttentionType, keep_best
 from attnbridge.metric import Metric
 from attnbridge.rerank import Pool
+from attnbridge.rerank.pool import Lazily
 from attnbridge.threads import for_chunks
 from attnbridge.trace import Step, Trace
 
@@ -28,6 +29,9 @@ _CHUNK = 256
 
 # The same where each query has a filter of its own: rows are read for all of them together, the more the better.
 _FILTERED_CHUNK = 1_024
+
+_NONE = np.empty(0)
+_NO_ROWS = np.empty(0, np.int64)
 
 # How many times as many candidates are taken where a stage leaves too few of them.
 _MORE = 4
@@ -76,6 +80,116 @@ class _Ranked:
         if name == "scores":  # not those that `parts` are of
             return self.scores[number, window].copy()
         return getattr(self, name)[number][window]
+
+
+class _Staged:
+    """What one query found and what became of it stage by stage, for its hits to take out of it."""
+
+    __slots__ = (
+        "best",
+        "candidates",
+        "complete",
+        "every",
+        "first",
+        "given",
+        "ids",
+        "index",
+        "nearness",
+        "origins",
+        "query_tokens",
+        "rows",
+        "scores",
+        "steps",
+        "timings",
+        "view",
+    )
+
+    def __init__(
+        self, view: View, index: SearchIndex, rows: Labels, distances: Distances, origins: dict[int, str]
+    ) -> None:
+        self.view, self.index, self.first, self.origins = view, index, rows, origins
+        self.nearness = distances
+        self.query_tokens: int | None = None
+        self.steps: list[Step] = []
+        self.given: list[dict[str, npt.NDArray[np.float64]]] = []
+
+    def take(self, step: Step, parts: dict[str, npt.NDArray[np.float64]]) -> None:
+        """Keep what the candidates are after a step, and what each of them was given in it."""
+        self.steps.append(step)
+        self.given.append(parts)
+
+    def close(
+        self,
+        every: npt.NDArray[np.float64],
+        best: Labels,
+        scores: npt.NDArray[np.float64],
+        timings: dict[str, float],
+        candidates: int,
+        complete: bool,
+    ) -> None:
+        """Keep the final scores and which of them are hits."""
+        self.every, self.best, self.scores, self.timings = every, best, scores, timings
+        self.candidates, self.complete = candidates, complete
+        self.rows = self.steps[-1].rows[best]
+        self.ids = self.view.ids.at(self.rows)
+
+    def value(self, name: str, number: int) -> Any:
+        """Return an attribute of the hits."""
+        if name in ("ids", "scores", "timings", "candidates", "complete"):
+            return getattr(self, name)
+        return getattr(self, f"_{name}")()
+
+    def _weights(self) -> npt.NDArray[np.float64]:
+        weights = np.zeros(len(self.every))
+        if len(self.best):
+            kernels.softmax(self.every, weights)
+        return weights[self.best]
+
+    def _unmoved(self) -> bool:
+        """Return whether the candidates are those of the first search."""
+        return self.steps[-1].rows is self.first
+
+    def _distances(self) -> Distances:
+        return self.nearness[self.best] if self._unmoved() else self.index.distances(self.rows)
+
+    def _ranks_before(self) -> Labels:
+        return self.best.copy() if self._unmoved() else _places(self.rows, self.first)
+
+    def _parts(self) -> dict[str, npt.NDArray[np.float64]]:
+        return self.parts_of(self.rows, self.best)
+
+    def parts_of(self, rows: Labels, last: Labels | None = None) -> dict[str, npt.NDArray[np.float64]]:
+        """Return what each row was given: by the attention its score, by a stage what the stage says.
+
+        Parameters
+        ----------
+        rows : (n,) int64
+        last : (n,) int64, optional
+            Their places among the candidates of the last step.
+
+        Returns
+        -------
+        dict of str to (n,) float64
+            NaN for a row that was not there.
+        """
+        out: dict[str, npt.NDArray[np.float64]] = {}
+        for step, given in zip(self.steps, self.given, strict=True):
+            parts = given if step is not self.steps[0] else {step.name: step.scores}
+            if last is None or step.rows is not self.steps[-1].rows:
+                places = _places(rows, step.rows)
+            else:
+                places = last
+            for name, values in parts.items():
+                out[name] = values[places]
+                out[name][places < 0] = np.nan
+        return out
+
+    def _payload(self) -> Callable[[], list[dict[str, Any]]]:
+        return partial(self.view.records, self.rows)
+
+    def _trace(self) -> Trace:
+        lengths = None if self.view.tokens is None else self.view.tokens.lengths.item
+        return Trace(self.rows.tolist(), self.steps, self.origins, lengths, self.query_tokens)
 
 
 class Searcher:
@@ -293,9 +407,10 @@ class Searcher:
         """Rank one query's candidates, and return whether a stage could do with more of them."""
         timings = dict(timings)
         started = time.perf_counter()
-        view = self.view
-        pool = Pool(query, bias, self.metric, view.keys, rows, np.empty(0), self.attention, self.options, view.tokens)
-        index = pool.index = self._index(request, number, query, bias)
+        view, name = self.view, self.attention.name
+        pool = Pool(query, bias, self.metric, view.keys, rows, _NONE, self.attention, self.options, view.tokens)
+        index = self._index(request, number, query, bias)
+        pool.index = index
         pool.wanted = None if request.k is None else request.offset + request.k
         if request.query_texts is not None:
             pool.query_text = request.query_texts[number]
@@ -304,67 +419,53 @@ class Searcher:
         if self._by_tokens(request):
             view.check_tokens(rows)
         pool.scores = pool.logits()
-        before, out = rows, 0
+        out = _NO_ROWS
         if self._excludes(request) and (pool.scores == -np.inf).any():
-            pool.rows, pool.scores = rows[pool.scores > -np.inf], pool.scores[pool.scores > -np.inf]
-            rows, out = pool.rows, len(rows) - len(pool.rows)
-        parts = {self.attention.name: pool.scores.copy()}
-        timings["rerank"] = time.perf_counter() - started
-        steps = [Step(self.attention.name, rows, parts[self.attention.name], timings["rerank"])]
-        for stage in request.stages if len(rows) else ():
+            keep = pool.scores > -np.inf
+            out = rows[~keep]
+            pool.rows, pool.scores = rows[keep], pool.scores[keep]
+        ended = time.perf_counter()
+        timings["rerank"] = ended - started
+        staged = _Staged(view, index, rows, distances, pool.origins)
+        staged.query_tokens = None if pool.query_tokens is None else len(pool.query_tokens)
+        scores = pool.scores
+        staged.take(Step(name, pool.rows, scores, timings["rerank"]), {})
+        for stage in request.stages if len(pool.rows) else ():
             if request.late():
                 complete = False
                 break
-            if stage.requires_tokens:
+            if stage.requires_tokens or pool.query_tokens is not None:
                 view.check_tokens(pool.rows)
-            started = time.perf_counter()
-            pool.parts, pool.attended, pool.earlier = {}, None, dict(parts)
+            before, started = pool.rows, ended
+            pool.parts, pool.attended, pool.scores = {}, None, scores.copy()  # which stages may write on
+            pool.earlier = Lazily(partial(staged.parts_of, pool.rows))
             stage.apply(pool)
-            if pool.rows is not rows:
+            if pool.rows is not before:
                 pool.rows = _checked_rows(pool.rows, view, stage.name)
-                places, rows = _places(pool.rows, rows), pool.rows
-                parts = {name: np.where(places >= 0, values[places], np.nan) for name, values in parts.items()}
-            pool.scores = _checked_scores(pool.scores, len(rows), stage.name)
+            left, scores = pool.scores, _checked_scores(pool.scores, len(pool.rows), stage.name)
             name = stage.name
             while name in timings:  # the same stage twice
                 name += "+"
-            timings[name] = time.perf_counter() - started
-            for part, values in pool.parts.items():
-                parts[name if part == stage.name else part] = np.array(values, np.float64)
-            steps.append(Step(name, rows, pool.scores.copy(), timings[name], pool.attended))
-        ranks = np.arange(len(rows))
-        if rows is not before:
-            ranks = _places(rows, before)
-            distances = index.distances(rows)
-        weights = np.zeros(len(rows))
+            ended = time.perf_counter()
+            timings[name] = ended - started
+            parts = {
+                _renamed(part, stage.name, name): scores if values is left else np.array(values, np.float64)
+                for part, values in pool.parts.items()
+            }
+            staged.take(Step(name, pool.rows, scores, timings[name], pool.attended), parts)
+        rows = pool.rows
         best = np.empty(len(rows) if request.k is None else min(len(rows), request.offset + request.k), np.int64)
-        kernels.top_k(pool.scores, rows, best)
-        best = best[pool.scores[best] > -np.inf]  # what is ruled out is no hit
-        if len(best):
-            kernels.softmax(pool.scores, weights)
-        window = best[request.offset : self._last(request, len(best), pool.scores[best])]
+        kernels.top_k(scores, rows, best)
+        ordered = scores[best]
+        count = len(best)
+        if count and ordered[-1] == -np.inf:  # what is ruled out is no hit
+            count = int((ordered > -np.inf).sum())
+        last = self._last(request, count, ordered)
         view.ranked(len(rows))
         timings["total"] = sum(timings.values())
-        hits = Hits(
-            view.ids.at(rows[window]),
-            pool.scores[window],
-            weights[window],
-            distances[window],
-            ranks[window],
-            {name: values[window] for name, values in parts.items()},
-            timings,
-            len(rows) + out,
-            payload=partial(view.records, rows[window]),
-            complete=complete,
-            trace=Trace(
-                rows[window].tolist(),
-                steps,
-                pool.origins,
-                None if view.tokens is None else view.tokens.lengths.item,
-                None if pool.query_tokens is None else len(pool.query_tokens),
-            ),
-        )
-        return hits, pool.short
+        every = len(rows) + (int((~np.isin(out, rows)).sum()) if len(out) else 0)
+        staged.close(scores, best[request.offset : last], ordered[request.offset : last], timings, every, complete)
+        return Hits.lazily(staged, 0), pool.short
 
     @staticmethod
     def _last(request: Request, count: int, scores: npt.NDArray[np.float64]) -> int:
@@ -372,6 +473,11 @@ class Searcher:
         if request.threshold is None:
             return count
         return int((scores[:count] >= request.threshold).sum())
+
+
+def _renamed(part: str, own: str, name: str) -> str:
+    """Return what a part of a stage goes by where the stage goes by another name than its own."""
+    return name + part[len(own) :] if part == own or part.startswith(f"{own}.") else part
 
 
 def _checked_rows(rows: Any, view: View, name: str) -> Labels:
@@ -402,7 +508,8 @@ def _checked_scores(scores: Any, count: int, name: str) -> npt.NDArray[np.float6
         out = np.array(scores, np.float64)
     except (TypeError, ValueError):
         out = np.empty(0)
-    if out.shape != (count,) or not (out < np.inf).all():  # -inf rules a candidate out
+    # -inf rules a candidate out; the largest of several is NaN where one is
+    if out.shape != (count,) or (count and not np.maximum.reduce(out) < np.inf):
         raise InvalidInputError(
             f"stage {name!r} must leave a score for each of {count} candidates, none NaN or inf; it left {scores!r}"
         )

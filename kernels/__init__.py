@@ -9,6 +9,7 @@ from attnbridge.kernels.codes import project, to_int8
 from attnbridge.kernels.dense import attend_few, attend_many
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
+from attnbridge.kernels.expand import expand
 from attnbridge.kernels.graph import gatv2
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.likeness import diffuse, mmr
@@ -31,6 +32,7 @@ __all__ = [
     "elu_features",
     "exact_top_k",
     "exact_top_k_each",
+    "expand",
     "gatv2",
     "linear_attention",
     "list_levels",

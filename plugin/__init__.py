@@ -60,14 +60,17 @@ if TYPE_CHECKING:
     from attnbridge.mechanisms import SparseAttention as SparseAttention
     from attnbridge.rerank import BM25 as BM25
     from attnbridge.rerank import MMR as MMR
+    from attnbridge.rerank import AttentionRerank as AttentionRerank
     from attnbridge.rerank import Calibrated as Calibrated
     from attnbridge.rerank import Feedback as Feedback
     from attnbridge.rerank import Fusion as Fusion
     from attnbridge.rerank import Gated as Gated
+    from attnbridge.rerank import GraphAdaptive as GraphAdaptive
     from attnbridge.rerank import GroupBy as GroupBy
     from attnbridge.rerank import LateInteraction as LateInteraction
     from attnbridge.rerank import ListwiseSmoothing as ListwiseSmoothing
     from attnbridge.rerank import QueryExpansion as QueryExpansion
+    from attnbridge.rerank import Rocchio as Rocchio
     from attnbridge.rerank import Threshold as Threshold
 
     __version__: str
@@ -131,6 +134,9 @@ _HOME = {
     "LateInteraction": "attnbridge.rerank",
     "ListwiseSmoothing": "attnbridge.rerank",
     "MMR": "attnbridge.rerank",
+    "AttentionRerank": "attnbridge.rerank",
+    "GraphAdaptive": "attnbridge.rerank",
+    "Rocchio": "attnbridge.rerank",
     "SparseMask": "attnbridge.masks",
     "QueryExpansion": "attnbridge.rerank",
     "Threshold": "attnbridge.rerank",

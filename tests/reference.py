@@ -85,6 +85,49 @@ def weighted_sum(weights: Array, rows: Array, row_scale: Array | None, ids: Arra
     out[:] = weights @ (values if ids is None else values[ids])
 
 
+def expand(
+    query: Array,
+    query_bias: float,
+    rows: Array,
+    row_scale: Array | None,
+    row_bias: Array | None,
+    value_scale: Array | None,
+    scores: Array,
+    ids: Array,
+    scale: float,
+    mix: float,
+    steps: int,
+    curvature: float,
+    least: float,
+    near: Array,
+    weights: Array,
+    out: Array,
+    out_bias: Array,
+    difference: bool | None = None,
+) -> tuple[int, int]:
+    """Fill out with the query after so many Hopfield steps over the rows of the best scores."""
+    alive = np.flatnonzero(scores > -np.inf)
+    best = ids[alive[np.lexsort((ids[alive], -scores[alive]))[: len(near)]]]
+    near[:], weights[:] = -1, 0.0
+    near[: len(best)] = best
+    state, bias, ruled_out = query.astype(np.float64), query_bias, len(scores) - len(alive)
+    values = as_float64(rows) if value_scale is None else as_float64(rows) * value_scale[:, None]
+    for _ in range(steps if len(best) else 0):
+        worth = np.empty(len(best))
+        dot(state, bias, rows, row_scale, row_bias, best, scale, worth, difference)
+        weights[: len(best)] = np.exp(worth - worth.max()) / np.exp(worth - worth.max()).sum()
+        new = (1.0 - mix) * state + mix * (weights[: len(best)] @ values[best])
+        if np.linalg.norm(new) < least * np.linalg.norm(state):
+            break
+        state = new if value_scale is None else new / np.linalg.norm(new)
+        if difference is not None:
+            bias = 1.0 / (1.0 + curvature * (state @ state))
+        elif row_bias is not None:
+            bias = -0.5 * (state @ state)
+    out[:], out_bias[:] = state, bias
+    return len(best), ruled_out
+
+
 def row_squares(rows: Array, out: Array) -> None:
     """Fill out with the squared Euclidean lengths."""
     out[:] = (as_float64(rows) ** 2).sum(axis=1)
@@ -609,6 +652,33 @@ def _weighted_sum(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return weights, _gaussian(rng, case), _terms(rng, case)[0], ids, np.empty(case.d)
 
 
+def _expand(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Scores with ties among them, some or all of them -inf; one step and two; fewer scores than are to be found."""
+    query, bias, rows, row_scale, row_bias, _, scale, *_ = _dot(rng, case)
+    scores = rng.integers(0, 5, case.n).astype(np.float64)
+    scores[case.n // 2 + 1 :: 3] = -np.inf
+    if case.d == 3:
+        scores[:] = -np.inf
+    value_scale = row_scale if case.terms in ("scale", "both") else None
+    if case.terms == "difference":
+        scale *= 0.01 * case.d**-0.5
+    settings = scale, 0.4, 1 + case.n % 2, -1e-5, 1e-6
+    out = np.empty(case.k, np.int64), np.empty(case.k), np.empty_like(query), np.empty(1)
+    return (
+        query,
+        bias,
+        rows,
+        row_scale,
+        row_bias,
+        value_scale,
+        scores,
+        rng.permutation(case.n),
+        *settings,
+        *out,
+        *_flag(case),
+    )
+
+
 def _row_squares(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return _gaussian(rng, case), np.empty(case.n)
 
@@ -824,6 +894,7 @@ KERNELS = {
     "logsumexp": Kernel(kernels.logsumexp, logsumexp, _logsumexp, kinds=("float64",)),
     "top_k": Kernel(kernels.top_k, top_k, _top_k, kinds=("float64",), gathers=True, ranks=True),
     "weighted_sum": Kernel(kernels.weighted_sum, weighted_sum, _weighted_sum, terms=True, gathers=True),
+    "expand": Kernel(kernels.expand, expand, _expand, terms=True, difference=True, float32=True),
     "row_squares": Kernel(kernels.row_squares, row_squares, _row_squares),
     "drop": Kernel(kernels.drop, drop, _drop, kinds=("float32", "float64"), gathers=True, float32=True),
     "attend_pairs": Kernel(

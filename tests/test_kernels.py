@@ -91,6 +91,7 @@ def test_kernel_reads_its_inputs_only(name):
             "to_int8": 2,
             "drop": 7,
             "mmr": 4,
+            "expand": 5,
             "attend_pairs": 3,
             "linear_attention": 2,
             "attend_few": 3,

@@ -111,7 +111,7 @@ def head_mean_logits(
     """Fill `out` with the mean of the heads' logits, or with the logarithm of the mean of their weights."""
     require_fit(options, len(query))
     if options["score"] == "weights":
-        out[:] = log_mean_weights(_head_logits(query, keys, ids, options))
+        out[:] = log_mean_weights(head_logits(query, keys, ids, options))
         return
     held, scale = options["parameters"], scale_of(options, len(query)) / options["num_heads"]
     if held is None:
@@ -126,13 +126,13 @@ def head_mean_weights(
 ) -> None:
     """Fill `out` with the mean of the heads' weights."""
     require_fit(options, len(query))
-    heads = _head_logits(query, keys, ids, options)
+    heads = head_logits(query, keys, ids, options)
     for head in heads:
         kernels.softmax(head, head)
     heads.mean(axis=0, out=out)
 
 
-def _head_logits(query: npt.NDArray[Any], keys: Keys, ids: Ids | None, options: Options) -> Logits:
+def head_logits(query: npt.NDArray[Any], keys: Keys, ids: Ids | None, options: Options) -> Logits:
     """Return each head's logits (H, m)."""
     count = len(keys.data) if ids is None else len(ids)
     heads, held = options["num_heads"], options["parameters"]

@@ -17,7 +17,7 @@ from attnbridge.validation import as_count, as_number
 Matrix = npt.NDArray[np.float64]
 
 # Parts that depend on which other candidates there are: a candidate alone would have another.
-_RELATIVE = frozenset({"fusion", "smoothing", "gated"})
+_RELATIVE = frozenset({"feedback", "fusion", "gated", "smoothing"})
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from typing import ClassVar
 import numpy as np
 
 from attnbridge import kernels
-from attnbridge.errors import InvalidConfigError
-from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.rerank.pool import Pool, attended_candidates
+from attnbridge.rerank.requery import ROUNDING, require_searchable, score_anew
 from attnbridge.validation import as_bool, as_count, as_number
 
-# A direction shorter than this share of the query is what rounding left of it.
-_ROUNDING = 1e-6
+# Beyond this a state no longer moves.
+_MOST_STEPS = 1_000
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,9 @@ class QueryExpansion:
 
     The output is sum_j softmax(scale * s_j) x_j over the `top` candidates, s_j the similarity under the bridge's
     metric, x_j the stored row (unit length under cosine). It is alpha query expansion (Radenovic et al. 2018,
-    section 4.3) with softmax weights, and one step of a modern Hopfield network (Ramsauer et al. 2020, equation 3).
+    section 4.3) with softmax weights, and a step of a modern Hopfield network (Ramsauer et al. 2020, equation 3), whose
+    stored patterns are the `top` candidates of the ranking before: further steps attend to the same ones again, with
+    the query that the last step left, and all candidates are scored once, at the end.
 
     Parameters
     ----------
@@ -31,6 +32,8 @@ class QueryExpansion:
         Factor on the similarity before the softmax; higher follows the first candidate more closely.
     mix : float, default 0.5
         Share of the output in the new query, 0 to 1.
+    steps : int, default 1
+        How often.
     research : bool, default False
         Search the index a second time, with the new query and from the best candidates on, instead of scoring the
         first search's candidates again.
@@ -38,7 +41,12 @@ class QueryExpansion:
     Raises
     ------
     InvalidConfigError
-        `top` < 1, `scale` <= 0, `mix` outside 0 to 1, or `research` neither True nor False.
+        `top` < 1, `scale` <= 0, `mix` outside 0 to 1, `steps` < 1, or `research` neither True nor False.
+
+    Notes
+    -----
+    Candidates that are ruled out are not attended to. Under cosine and ip, a step whose output and query cancel but for
+    rounding is not taken.
 
     Examples
     --------
@@ -52,6 +60,7 @@ class QueryExpansion:
     top: int = 10
     scale: float = 40.0
     mix: float = 0.5
+    steps: int = 1
     research: bool = False
     name: ClassVar[str] = "expansion"
     level: ClassVar[str] = "candidates"
@@ -61,6 +70,7 @@ class QueryExpansion:
         object.__setattr__(self, "top", as_count(self.top, "top"))
         object.__setattr__(self, "scale", as_number(self.scale, "scale", above=0.0))
         object.__setattr__(self, "mix", as_number(self.mix, "mix", least=0.0, most=1.0))
+        object.__setattr__(self, "steps", as_count(self.steps, "steps", most=_MOST_STEPS))
         object.__setattr__(self, "research", as_bool(self.research, "research"))
 
     def apply(self, pool: Pool) -> None:
@@ -75,33 +85,29 @@ class QueryExpansion:
         InvalidConfigError
             `research` for a pool that no search of an index made.
         """
-        if self.research and pool.index is None:
-            raise InvalidConfigError("research must be False for a pool without an index to search")
-        best = np.empty(min(self.top, len(pool.rows)), np.int64)
-        kernels.top_k(pool.scores, pool.rows, best)
-        rows = pool.rows[best]
-        weights = np.empty(len(rows))
-        keys = pool.keys
-        difference = pool.metric.difference
-        kernels.dot(
-            pool.query, pool.query_bias, keys.data, keys.scale, keys.bias, rows, self.scale, weights, difference
+        require_searchable(pool, self.research)
+        keys, metric = pool.keys, pool.metric
+        size = min(self.top, len(pool.rows))
+        near, weights, query, bias = np.empty(size, np.int64), np.empty(size), np.empty_like(pool.query), np.empty(1)
+        found, ruled_out = kernels.expand(
+            pool.query,
+            pool.query_bias,
+            *keys,
+            None if metric.space is not None else keys.scale,
+            pool.scores,
+            pool.rows,
+            self.scale,
+            self.mix,
+            self.steps,
+            0.0 if metric.space is None else metric.space.curvature,
+            0.0 if metric.name in ("l2", "poincare") else ROUNDING,
+            near,
+            weights,
+            query,
+            bias,
+            metric.difference,
         )
-        kernels.softmax(weights, weights)
-        output = np.empty(len(pool.query))
-        kernels.weighted_sum(weights, keys.data, None if pool.metric.space is not None else keys.scale, rows, output)
-        query = ((1.0 - self.mix) * pool.query + self.mix * output).astype(np.float32)[None]
-        least = max(SMALLEST_NORM, _ROUNDING * norms(pool.query[None])[0])
-        if (
-            pool.metric.name in ("l2", "poincare") or norms(query)[0] >= least
-        ):  # else they cancel to noise: keep the query
-            queries, bias = pool.metric.prepare(query, "query")
-            pool.query, pool.query_bias = queries[0], float(bias[0])
-        out = pool.rows[pool.scores == -np.inf]  # ruled out stays ruled out
-        if self.research:
-            before = pool.rows
-            pool.rows = pool.require_index(self.name).find(pool.query, pool.query_bias, rows)
-            came = pool.rows[~np.isin(pool.rows, before)].tolist()
-            pool.origins.update(dict.fromkeys(came, "second search, with the expanded query"))
-        pool.scores = np.where(np.isin(pool.rows, out), -np.inf, pool.logits())
-        pool.parts[self.name] = pool.scores
-        pool.attended = attended_candidates(pool, rows, weights)
+        near, weights = near[:found], weights[:found]
+        pool.query, pool.query_bias = query, float(bias[0])
+        score_anew(pool, self.name, near, research=self.research, ruled_out=ruled_out > 0)
+        pool.attended = attended_candidates(pool, near, weights)

@@ -1,6 +1,6 @@
 """What a rerank stage works on: one query's candidates and their scores so far."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -39,6 +39,42 @@ class TokenRows(NamedTuple):
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
     scale: npt.NDArray[np.float32] | None = None
+
+
+class Lazily(Mapping[str, Any]):
+    """A mapping that is made when it is first read.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the mapping.
+
+    Examples
+    --------
+    >>> from attnbridge.rerank.pool import Lazily
+    >>> Lazily(lambda: {"scaled_dot": 1.5})["scaled_dot"]
+    1.5
+    """
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._make = make
+        self._made: Mapping[str, Any] | None = None
+
+    def _all(self) -> Mapping[str, Any]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
 
 
 class PoolIndex(Protocol):
@@ -97,6 +133,22 @@ class PoolIndex(Protocol):
         Returns
         -------
         ndarray of int64, (m,)
+        """
+        ...
+
+    def neighbours(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the rows that each row is linked with in the index's graph; where it is in none, the 16 nearest.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, (m,)
+
+        Returns
+        -------
+        ndarray of int64, (t,)
+            The first row's neighbours, the second one's, and so on; dead rows may be among them.
+        ndarray of int64, (m,)
+            How many each row has.
         """
         ...
 
@@ -288,7 +340,8 @@ class Pool:
 class Stage(Protocol):
     """What the bridge asks of a rerank stage.
 
-    A stage may also have `requires_text` (bool: whether it reads the query's text) and `level` (see `as_stages`).
+    A stage may also have `requires_text` (bool: whether it reads the query's text), `reads_tokens` (bool: whether it
+    reads token vectors where there are any, and goes without where there are none) and `level` (see `as_stages`).
 
     Attributes
     ----------
