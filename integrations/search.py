@@ -175,10 +175,7 @@ class _Staged:
         out: dict[str, npt.NDArray[np.float64]] = {}
         for step, given in zip(self.steps, self.given, strict=True):
             parts = given if step is not self.steps[0] else {step.name: step.scores}
-            if last is None or step.rows is not self.steps[-1].rows:
-                places = _places(rows, step.rows)
-            else:
-                places = last
+            places = _places(rows, step.rows) if last is None or step.rows is not self.steps[-1].rows else last
             for name, values in parts.items():
                 out[name] = values[places]
                 out[name][places < 0] = np.nan

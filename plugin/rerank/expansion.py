@@ -109,5 +109,5 @@ class QueryExpansion:
         )
         near, weights = near[:found], weights[:found]
         pool.query, pool.query_bias = query, float(bias[0])
-        score_anew(pool, self.name, near, research=self.research, ruled_out=ruled_out > 0)
+        score_anew(pool, self.name, near, research=self.research, ruled_out=ruled_out > 0, query="expanded")
         pool.attended = attended_candidates(pool, near, weights)

@@ -30,7 +30,13 @@ def take_query(pool: Pool, query: npt.NDArray[np.float64]) -> None:
 
 
 def score_anew(
-    pool: Pool, name: str, near: npt.NDArray[np.int64], *, research: bool, ruled_out: bool | None = None
+    pool: Pool,
+    name: str,
+    near: npt.NDArray[np.int64],
+    *,
+    research: bool,
+    ruled_out: bool | None = None,
+    query: str = "new",
 ) -> None:
     """Score the candidates under the pool's new query, with `research` those that the index has for it.
 
@@ -44,6 +50,8 @@ def score_anew(
     research : bool
     ruled_out : bool, optional
         Whether some candidates are; those stay it.
+    query : str, default "new"
+        What the origin of rows that come in calls it.
     """
     out = None
     if ruled_out is None or ruled_out:
@@ -52,7 +60,7 @@ def score_anew(
         before = pool.rows
         pool.rows = pool.require_index(name).find(pool.query, pool.query_bias, near)
         came = pool.rows[~np.isin(pool.rows, before)].tolist()
-        pool.origins.update(dict.fromkeys(came, "second search, with the new query"))
+        pool.origins.update(dict.fromkeys(came, f"second search, with the {query} query"))
     pool.scores = pool.logits()
     if out is not None and len(out):
         pool.scores[np.isin(pool.rows, out)] = -np.inf
