@@ -423,7 +423,7 @@ def test_bad_settings(stage, message, options):
 
 def test_stages_are_values():
     assert ab.QueryExpansion(top=np.int64(5), mix=np.float32(0.5)) == ab.QueryExpansion(top=5)
-    assert repr(ab.LateInteraction(mix=1)) == "LateInteraction(mix=1.0, soft=None, top_tokens=None)"
+    assert repr(ab.LateInteraction(mix=1)) == "LateInteraction(mix=1.0, soft=None, top_tokens=None, weighting='given')"
     with pytest.raises(AttributeError):
         ab.LateInteraction().mix = 0.1
 
