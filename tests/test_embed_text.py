@@ -100,7 +100,7 @@ def test_index_holds_vectors_tokens_and_titles(fake, corpus, records, tmp_path, 
     pooled, tokens = fake.encode([text_of(record) for record in records])
     np.testing.assert_allclose(unit(bridge.get(bridge.ids())), unit(pooled), atol=1e-6)
     for stored, rows in zip(bridge.get_tokens(bridge.ids()), tokens, strict=True):
-        np.testing.assert_allclose(stored, unit(rows), atol=2e-3)  # all five directions: float16 alone is lost
+        np.testing.assert_allclose(stored, unit(rows), atol=5e-3)  # all five directions, as int8
     assert bridge.payload("d0") == {"title": None}
     assert bridge.payload("d1") == {"title": "alpha"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docs.index", "in"]
@@ -137,7 +137,9 @@ def test_evaluation_folder(chunk, fake, corpus, queries, records, tmp_path, monk
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
     bridge = ab.AttentionVectorBridge.open(tmp_path / "i")
     np.testing.assert_array_equal(np.load(tmp_path / "i.projection.npy"), projection)
-    np.testing.assert_array_equal(np.concatenate(bridge.get_tokens(bridge.ids())), np.load(folder / "doc_tokens.npy"))
+    np.testing.assert_allclose(
+        np.concatenate(bridge.get_tokens(bridge.ids())), np.load(folder / "doc_tokens.npy"), atol=5e-3
+    )  # int8
 
 
 def test_folder_of_the_corpus_takes_the_vectors(fake, corpus, queries, tmp_path):

@@ -267,7 +267,7 @@ def _evaluate(library: _Library) -> dict[str, Any] | None:
     import numpy as np
 
     from attnbridge.demo_evaluation import mean_interval
-    from attnbridge.rerank import LateInteraction, QueryExpansion
+    from attnbridge.rerank import LateInteraction, QueryExpansion, default_stages
 
     judged = _judged(library)
     if not judged:
@@ -276,6 +276,7 @@ def _evaluate(library: _Library) -> dict[str, Any] | None:
         "plain": [],
         "expansion": [QueryExpansion()],
         "late_interaction": [LateInteraction(mix=_MIX)],
+        "default": list(default_stages(tokens=True)),
     }
     values: dict[str, npt.NDArray[np.float64]] = {}
     with _step(library.seconds, "evaluating", len(systems) * len(judged)) as advance:
@@ -389,7 +390,12 @@ def _show_evaluation(evaluation: dict[str, Any] | None) -> None:
         f"{evaluation['links']:,} functions linked there. That section is not part of the indexed text, and a\n"
         "docstring is no hit for its own query. 95 % intervals by bootstrap over the queries, gains paired.\n"
     )
-    names = {"plain": "plain", "expansion": "query expansion", "late_interaction": "late interaction"}
+    names = {
+        "plain": "plain",
+        "expansion": "query expansion",
+        "late_interaction": "late interaction",
+        "default": 'rerank="default"',
+    }
     made = table("ranking", "nDCG@10", "95 %", "gain", "95 %", left=0)
     for key, name in names.items():
         mean, gain = evaluation["ndcg_at_10"][key], evaluation["gain"].get(key)

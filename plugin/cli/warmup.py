@@ -83,6 +83,9 @@ def _bridge(metric: str) -> None:
     built = AttentionVectorBridge(8, metric, "poincare" if metric == "poincare" else "scaled_dot")
     built.add(rows, tokens=list(rows.reshape(64, 2, 4)))
     built.link()
+    coded = AttentionVectorBridge(8, metric, built.config["attention"], index="exact", token_dtype="int8")
+    coded.add(rows, tokens=list(rows.reshape(64, 2, 4)))
+    coded.search(id=1, k=3, rerank="default")
     with tempfile.TemporaryDirectory() as folder:
         built.save(folder)
         for bridge in (built, AttentionVectorBridge.open(folder, mmap=False)):
