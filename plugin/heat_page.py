@@ -13,6 +13,9 @@ from attnbridge.validation import require
 
 _MOST = 1_000_000  # cells of all panels: 5.3 MB
 
+# Pixels of an inch: one panel fits a window of 1,000 x 800, a row of three one of 1,280.
+_INCH = 75
+
 # Buttons that work without a network; plotly's own choice has one that sends the data away.
 _BUTTONS = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]
 SETTINGS = {"displaylogo": False, "plotlyServerURL": "", "modeBarButtons": [_BUTTONS]}
@@ -27,7 +30,7 @@ def page(maps: Maps) -> Any:
     rows, columns = _categories(maps.query_labels, queries), _categories(maps.key_labels, keys)
     (down, across), (width, height) = grid(len(maps.panels)), panel_size(maps)
     beside, below = (90 + 6 * max(len(str(name)) for name in names) for names in (rows, columns))
-    whole, high = across * (100 * width + beside), down * (100 * height + below)
+    whole, high = across * (_INCH * width + beside), down * (_INCH * height + below)
     figure = subplots.make_subplots(
         down,
         across,
