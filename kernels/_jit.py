@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -130,3 +131,12 @@ def _compiled(function: F, fastmath: set[str] | bool) -> F:
         return compiled  # type: ignore[no-any-return]
     finally:
         numba.config.CACHE_DIR = before
+
+
+# A child that is forked while another thread compiles, or loads compiled code, would find Numba's lock held for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

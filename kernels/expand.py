@@ -19,6 +19,7 @@ def expand(
     row_scale: Any,
     row_bias: Any,
     value_scale: Any,
+    unit: Any,
     scores: Any,
     ids: Any,
     scale: Any,
@@ -35,7 +36,7 @@ def expand(
     """Write out = (1 - mix) q + mix sum_i softmax_i(scale s(q, x_i)) x_i over the best of the scores, `steps` times.
 
     s is the product of `dot`. Each step begins at the query that the one before left, prepared again: of unit length
-    with `value_scale`, with the bias of its length with `row_bias` or `difference`.
+    with `unit`, with the bias of its length with `row_bias` or `difference`.
 
     Parameters
     ----------
@@ -45,6 +46,7 @@ def expand(
     row_scale, row_bias : (n,) float64 or None (1 and 0)
     value_scale : (n,) float64 or None
         What rows are multiplied by where they are summed up.
+    unit : bool
     scores : (m,) float64, -inf for what is not attended to
     ids : (m,) int64
     scale, mix : float
@@ -97,7 +99,7 @@ def expand(
         if size < least * least * before:
             break
         factor = 1.0
-        if value_scale is not None:
+        if unit:
             factor = 1.0 / math.sqrt(size)
         before = 0.0
         for j in range(out.shape[0]):

@@ -92,6 +92,7 @@ def expand(
     row_scale: Array | None,
     row_bias: Array | None,
     value_scale: Array | None,
+    unit: bool,
     scores: Array,
     ids: Array,
     scale: float,
@@ -119,7 +120,7 @@ def expand(
         new = (1.0 - mix) * state + mix * (weights[: len(best)] @ values[best])
         if np.linalg.norm(new) < least * np.linalg.norm(state):
             break
-        state = new if value_scale is None else new / np.linalg.norm(new)
+        state = new / np.linalg.norm(new) if unit else new
         if difference is not None:
             bias = 1.0 / (1.0 + curvature * (state @ state))
         elif row_bias is not None:
@@ -671,6 +672,7 @@ def _expand(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
         row_scale,
         row_bias,
         value_scale,
+        value_scale is not None and case.n % 3 > 0,
         scores,
         rng.permutation(case.n),
         *settings,

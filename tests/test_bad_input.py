@@ -57,9 +57,9 @@ def small():
         ),
         (
             ab.InvalidConfigError,
-            "rerank must be stages such as .*got 'expansion'",
+            "rerank must be stages such as .*got None",
             [1, 0, 0],
-            {"rerank": ["expansion"]},
+            {"rerank": [None]},
         ),
         (ab.InvalidConfigError, "rerank must be stages.*class", [1, 0, 0], {"rerank": [ab.QueryExpansion]}),
         (ab.InvalidConfigError, "rerank must be stages.*class", [1, 0, 0], {"rerank": ab.QueryExpansion}),

@@ -624,7 +624,7 @@ def test_bad_query_file(folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic", "rerank names no stage 'magic'; the stages are: expansion, "),
+        ("magic", "rerank names no stage 'magic'; the stages are: attention_rerank, "),
         ("expansion(", "rerank must be stages written as in Python, such as "),
         ("expansion(magic=1)", "rerank: "),
         ("expansion(mix=2)", "mix must be a finite number >= 0, at most 1, got 2"),

@@ -259,3 +259,31 @@ def test_a_folder_that_went_leaves_kernels_uncached(monkeypatch, tmp_path):
         return 2 * x
 
     assert _jit.jit(double)(3) == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_while_another_thread_compiles_can_compile():
+    program = """
+import os, signal, threading, time, warnings
+import numba
+from numba.core.compiler_lock import global_compiler_lock
+import attnbridge.kernels
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of a fork with threads
+held = threading.Event()
+def compile():
+    with global_compiler_lock:
+        held.set()
+        time.sleep(1.0)
+thread = threading.Thread(target=compile)
+thread.start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    os._exit(numba.njit(lambda x: x + 1)(41) - 42)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert numba.njit(lambda x: x + 2)(40) == 42
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr

@@ -94,6 +94,7 @@ class QueryExpansion:
             pool.query_bias,
             *keys,
             None if metric.space is not None else keys.scale,
+            metric.name == "cosine",
             pool.scores,
             pool.rows,
             self.scale,

@@ -46,7 +46,7 @@ def as_stages(rerank: Any) -> tuple[Stage, ...]:
     --------
     >>> from attnbridge.rerank import as_stages
     >>> as_stages("expansion(top=5), late_interaction")[1]
-    LateInteraction(mix=0.7, soft=None, top_tokens=None)
+    LateInteraction(mix=0.7, soft=None, top_tokens=None, weighting='given')
     """
     given = [rerank] if isinstance(rerank, str) or not isinstance(rerank, Iterable) else list(rerank)
     stages: list[Any] = []
