@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.demo_evaluation import Interval
+from attnbridge.bootstrap import Interval
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Hits, Id
 from attnbridge.progress import progress_bar

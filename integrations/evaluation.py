@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.bootstrap import mean_intervals
-from attnbridge.demo_evaluation import Interval
+from attnbridge.bootstrap import Interval, mean_intervals
 from attnbridge.errors import InvalidInputError
 from attnbridge.integrations.audit import text_table
 from attnbridge.integrations.judged import Bench, Judge, as_systems

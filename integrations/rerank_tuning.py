@@ -121,8 +121,8 @@ def tune_rerank(
         As for `evaluate`.
     grid : list of str, optional
         Settings to try, as texts of stages; by default `attnbridge.integrations.rerank_tuning.GRID`, as far as the
-        bridge has the tokens and the payload that its stages read. Plain is always tried: equally good settings lose
-        to it, and to those before them.
+        bridge has the tokens and the payload (a column "text") that its stages read. Plain is always tried: equally
+        good settings lose to it, and to those before them.
     measure : str, default "nDCG@10"
         What to maximise: its mean over the queries.
     folds : int, default 5
@@ -190,7 +190,9 @@ def tune_rerank(
 def _settings(grid: Sequence[str] | None, bench: Bench) -> dict[str, Any]:
     """Return the grid, plain first."""
     if grid is None:
-        grid = default_grid(tokens=bench.has_tokens, text=bench.texts is not None)
+        payload = bench.bridge._state.store.view.payload
+        text = bench.texts is not None and payload is not None and "text" in payload.names
+        grid = default_grid(tokens=bench.has_tokens, text=text)
     if isinstance(grid, str):
         grid = [grid]
     texts = list(grid)

@@ -1,12 +1,25 @@
 """How sure one can be of means over queries: percentile bootstrap intervals, many columns at a time."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.demo_evaluation import Interval
-
 # Draws that are held at a time.
 _HELD = 2_000_000
+
+
+class Interval(NamedTuple):
+    """A mean over queries and its 95 % interval.
+
+    Parameters
+    ----------
+    mean, low, high : float
+    """
+
+    mean: float
+    low: float
+    high: float
 
 
 def mean_intervals(values: npt.NDArray[np.float64], resamples: int = 10_000, seed: int = 0) -> list[Interval]:

@@ -19,7 +19,7 @@ def made(rng):
 
 def test_with_tokens_it_is_late_interaction_and_feedback(made):
     rows, tokens, bridge = made
-    stages = [ab.LateInteraction(mix=0.7, soft=10.0, weighting="distinct"), ab.Feedback(top=3, scale=3.0, mix=0.2)]
+    stages = [ab.LateInteraction(mix=0.7, soft=10.0, weighting="distinct"), ab.Feedback(top=5, scale=3.0, mix=0.2)]
     assert list(default_stages(tokens=True)) == stages
     hits = bridge.search(rows[3], rerank="default", query_tokens=tokens[8])
     assert hits.candidates == 200

@@ -9,11 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from attnbridge import LateInteraction, demo_corpus
+from attnbridge.bootstrap import mean_intervals
 from attnbridge.cli import cli
 from attnbridge.cli import demo as demo_command
 from attnbridge.demo_corpus import gather, linked_names, split_see_also
-from attnbridge.demo_evaluation import mean_interval, ndcg
 from attnbridge.demo_vectors import WordSpace, split_words
+from attnbridge.rerank.judged import ndcg
 
 pytest.importorskip("sklearn")
 
@@ -169,20 +170,20 @@ def test_fitted_texts_are_where_vectors_puts_them():
     ],
 )
 def test_ndcg_by_hand(ids, relevant, expected):
-    assert ndcg(ids, relevant) == pytest.approx(expected, abs=1e-12)
+    assert ndcg(ids, dict.fromkeys(relevant, 1.0)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_interval_holds_the_mean_as_the_normal_approximation_does(rng):
     values = rng.random(1_000)
-    mean, low, high = mean_interval(values)
+    ((mean, low, high),) = mean_intervals(values[:, None])
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert mean == pytest.approx(values.mean())
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
-    assert mean_interval(values) == (mean, low, high)
+    assert mean_intervals(values[:, None]) == [(mean, low, high)]
 
 
 def test_interval_of_values_that_are_alike_is_a_point():
-    assert mean_interval(np.array([0.5])) == (0.5, 0.5, 0.5)
+    assert mean_intervals(np.array([[0.5]])) == [(0.5, 0.5, 0.5)]
 
 
 # ---- the command

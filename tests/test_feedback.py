@@ -86,7 +86,7 @@ def test_it_builds_on_the_stages_before(rng):
     scores = np.empty(20)
     scores[late.ids] = late.scores
     both = bridge.search(rows[0], k=20, rerank="late_interaction, feedback(mix=0.4)", query_tokens=tokens[1])
-    want = feedback("cosine", rows.astype(np.float32).astype(np.float64), scores, 3, 3.0, 0.4)
+    want = feedback("cosine", rows.astype(np.float32).astype(np.float64), scores, 5, 3.0, 0.4)
     np.testing.assert_allclose(both.scores, want[both.ids], rtol=1e-4, atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_pools_in_which_nothing_differs(rows):
 
 
 def test_settings():
-    assert as_stages(repr(ab.Feedback(top=5))) == (ab.Feedback(top=5),)
+    assert as_stages(repr(ab.Feedback(top=3))) == (ab.Feedback(top=3),)
     for options, message in [
         ({"top": 0}, "top must be a whole number >= 1, got 0"),
         ({"scale": 0}, "scale must be a finite number > 0, got 0"),

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from attnbridge.bootstrap import Interval
     from attnbridge.demo_corpus import Document
-    from attnbridge.demo_evaluation import Interval
     from attnbridge.demo_vectors import WordSpace
     from attnbridge.hits import Hits
     from attnbridge.integrations import AttentionVectorBridge
@@ -266,7 +266,7 @@ def _evaluate(library: _Library) -> dict[str, Any] | None:
     """Measure nDCG@10 over every document that links to others: its name and summary must find them."""
     import numpy as np
 
-    from attnbridge.demo_evaluation import mean_interval
+    from attnbridge.bootstrap import mean_intervals
     from attnbridge.rerank import LateInteraction, QueryExpansion, default_stages
 
     judged = _judged(library)
@@ -283,10 +283,11 @@ def _evaluate(library: _Library) -> dict[str, Any] | None:
         for name, stages in systems.items():
             values[name] = np.array(_ndcgs(library, judged, stages, advance))
     report: dict[str, Any] = {"queries": len(judged), "links": sum(len(relevant) for _, relevant in judged)}
-    report["ndcg_at_10"] = {name: _as_dict(mean_interval(found)) for name, found in values.items()}
-    report["gain"] = {
-        name: _as_dict(mean_interval(found - values["plain"])) for name, found in values.items() if name != "plain"
-    }
+    found = dict(zip(values, mean_intervals(np.stack(list(values.values()), axis=1)), strict=True))
+    report["ndcg_at_10"] = {name: _as_dict(interval) for name, interval in found.items()}
+    gains = {name: value - values["plain"] for name, value in values.items() if name != "plain"}
+    intervals = mean_intervals(np.stack(list(gains.values()), axis=1))
+    report["gain"] = {name: _as_dict(interval) for name, interval in zip(gains, intervals, strict=True)}
     return report
 
 
@@ -304,7 +305,7 @@ def _judged(library: _Library) -> "list[tuple[Document, set[str]]]":
 def _ndcgs(
     library: _Library, judged: "list[tuple[Document, set[str]]]", stages: "list[Stage]", advance: Any
 ) -> list[float]:
-    from attnbridge.demo_evaluation import ndcg
+    from attnbridge.rerank.judged import ndcg
 
     out = []
     for start in range(0, len(judged), _BATCH):
@@ -312,7 +313,7 @@ def _ndcgs(
         queries = _Queries.of(library.space, [f"{document.id} {document.summary}" for document, _ in batch])
         # One more than is judged: the query's own document is no answer to it, and is left out.
         for (document, relevant), hits in zip(batch, queries.search(library.bridge, 11, stages), strict=True):
-            out.append(ndcg([id for id in hits.ids if id != document.id], relevant))
+            out.append(ndcg([id for id in hits.ids if id != document.id], dict.fromkeys(relevant, 1.0)))
         advance(len(batch))
     return out
 

@@ -22,7 +22,7 @@ class Feedback:
 
     Parameters
     ----------
-    top : int, default 3
+    top : int, default 5
         How many of the best candidates are attended to.
     scale : float, default 3.0
         Factor on the z-scores before the softmax; higher follows the first candidate more closely.
@@ -45,7 +45,7 @@ class Feedback:
     ['a', 'b', 'c']
     """
 
-    top: int = 3
+    top: int = 5
     scale: float = 3.0
     mix: float = 0.2
     name: ClassVar[str] = "feedback"
