@@ -30,6 +30,7 @@ from attnbridge.metric import Metric
 from attnbridge.rerank import Stage, as_stages, default_stages
 from attnbridge.rerank.default import CANDIDATES as DEFAULT_CANDIDATES
 from attnbridge.rerank.default import is_default
+from attnbridge.rerank.sequence import takes_tokens
 from attnbridge.scoring import metric_of, resolve
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_count, as_dim, as_matrix, as_number, as_text, as_vector
@@ -397,9 +398,7 @@ class AttentionVectorBridge(Constructors):
             view, (exclude,) = store.rows_of(id_list(id))
             vector = view.vectors(np.array([exclude]))[0]
             reads_tokens = self._attention.token_logits is not None
-            reads_tokens |= is_default(rerank) or any(
-                stage.requires_tokens or _may_read_tokens(stage) for stage in as_stages(rerank)
-            )
+            reads_tokens |= is_default(rerank) or any(map(takes_tokens, as_stages(rerank)))
             if query_tokens is None and reads_tokens and view.tokens is not None:
                 own = view.tokens_of(exclude)
                 query_tokens = own if len(own) else None
@@ -784,7 +783,7 @@ def _query_tokens(
 ) -> Any:
     """Return checked tokens and weights for each query, where the attention or a stage reads them."""
     any_tokens = view.tokens is not None or tokens is not None
-    needing = [stage.name for stage in stages if stage.requires_tokens or (any_tokens and _may_read_tokens(stage))]
+    needing = [stage.name for stage in stages if stage.requires_tokens or (any_tokens and takes_tokens(stage))]
     if attention.token_logits is not None and any_tokens:
         needing.insert(0, attention.name)
     if not needing:
@@ -807,11 +806,6 @@ def _query_tokens(
         if len(given) != count:
             raise InvalidInputError(f"{name} must have one array for each of {count} queries, got {len(given)}")
     return [check_query_tokens(t, w, dim) for t, w in zip(tokens, weights, strict=True)]
-
-
-def _may_read_tokens(stage: Stage) -> bool:
-    """Return whether a stage reads token vectors where there are any, and goes without where there are none."""
-    return bool(getattr(stage, "reads_tokens", False))
 
 
 def _is_column(value: Any) -> bool:

@@ -13,6 +13,7 @@ from attnbridge.hits import Hits
 from attnbridge.integrations.trec import Judgements, Run, descending
 from attnbridge.rerank import as_stages
 from attnbridge.rerank.default import is_default
+from attnbridge.rerank.sequence import takes_tokens
 from attnbridge.validation import as_matrix, require
 
 if TYPE_CHECKING:
@@ -202,9 +203,10 @@ class Bench:
         return found
 
     def _reads_tokens(self, rerank: Any) -> bool:
-        if is_default(rerank) or self.bridge._attention.token_logits is not None:
-            return self.has_tokens
-        return any(stage.requires_tokens for stage in _stages(rerank))
+        if any(stage.requires_tokens for stage in _stages(rerank)):
+            return True
+        reads = is_default(rerank) or self.bridge._attention.token_logits is not None
+        return self.has_tokens and (reads or any(map(takes_tokens, _stages(rerank))))
 
     def run(self, rerank: Any, k: int, candidates: int | None) -> Run:
         """Return what trec_eval is to judge: each query's hits in our order."""

@@ -612,3 +612,14 @@ def test_bad_tuning(bridge, data, change, message):
     with pytest.raises(InvalidConfigError) as caught:
         tuned(bridge, data, **change)
     assert message in str(caught.value)
+
+
+def test_a_stage_that_reads_tokens_where_there_are_any_gets_them(bridge, data, tokens):
+    """Attention over tokens ranks as MaxSim does, alone, behind a gate and in a fusion."""
+    systems = ["late_interaction(mix=1.0)", "attention_rerank('cross')", "gated(attention_rerank('cross'), 'gap')"]
+    found = evaluated(bridge, data, systems, query_tokens=tokens[1])
+    late, cross, gated = (found.values[name]["nDCG@10"].tolist() for name in systems)
+    assert late == cross == gated
+    assert late != found.values["plain"]["nDCG@10"].tolist()
+    fused = evaluated(bridge, data, {"fused": [ab.Fusion([ab.AttentionRerank("cross")])]}, query_tokens=tokens[1])
+    assert fused.values["fused"]["nDCG@10"].tolist() == late

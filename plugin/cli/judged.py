@@ -97,9 +97,12 @@ def needs_of(systems: Iterable[Any]) -> Needs:
     >>> needs_of([[ab.QueryExpansion()], [ab.LateInteraction()]]).tokens
     'late_interaction'
     """
+    from attnbridge.rerank.sequence import takes_tokens
+
     rerank = list(systems)
     stages = [stage for one in rerank if one != "default" for stage in one]
-    tokens = next((stage.name for stage in stages if stage.requires_tokens), "" if "default" in rerank else None)
+    some = "" if "default" in rerank or any(map(takes_tokens, stages)) else None  # where there are any
+    tokens = next((stage.name for stage in stages if stage.requires_tokens), some)
     text = next((stage.name for stage in stages if getattr(stage, "requires_text", False)), None)
     return Needs(tokens, text)
 

@@ -103,6 +103,11 @@ class Fusion:
         return any(_is_stage(one) and one.requires_tokens for one in self.rankings)
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether a stage among the rankings reads token vectors where there are any."""
+        return any(_is_stage(one) and getattr(one, "reads_tokens", False) for one in self.rankings)
+
+    @property
     def requires_text(self) -> bool:
         """Whether a ranking reads the query's text."""
         return any(getattr(one, "requires_text", not _is_stage(one) and callable(one)) for one in self.rankings)

@@ -87,6 +87,11 @@ class Gated:
         return bool(self.stage.requires_tokens)
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether the stage reads token vectors where there are any."""
+        return bool(getattr(self.stage, "reads_tokens", False))
+
+    @property
     def requires_text(self) -> bool:
         """Whether the stage reads the query's text."""
         return bool(getattr(self.stage, "requires_text", False))

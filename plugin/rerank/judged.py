@@ -9,7 +9,7 @@ import numpy.typing as npt
 from attnbridge.errors import InvalidInputError, UnknownIdError
 from attnbridge.hits import Id
 from attnbridge.rerank.pool import Stage
-from attnbridge.rerank.sequence import as_stages
+from attnbridge.rerank.sequence import as_stages, takes_tokens
 
 Grades = Mapping[Id, float]
 
@@ -81,7 +81,7 @@ def read_by(stages: Sequence[Stage], bridge: Any, given: Mapping[str, Any]) -> d
     -------
     dict of str to object
     """
-    tokens = any(stage.requires_tokens for stage in stages) or bridge.config["attention"] == "cross"
+    tokens = any(map(takes_tokens, stages)) or bridge.config["attention"] == "cross"
     text = any(getattr(stage, "requires_text", False) for stage in stages)
     return {name: value for name, value in given.items() if (text if name == "query_text" else tokens)}
 

@@ -62,6 +62,27 @@ def as_stages(rerank: Any) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def takes_tokens(stage: Stage) -> bool:
+    """Return whether a stage reads token vectors, always or where there are any.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> from attnbridge.rerank.sequence import takes_tokens
+    >>> takes_tokens(ab.AttentionRerank("cross")), takes_tokens(ab.QueryExpansion())
+    (True, False)
+    """
+    return bool(stage.requires_tokens or getattr(stage, "reads_tokens", False))
+
+
 def _check_order(stages: list[Stage]) -> None:
     for place, stage in enumerate(stages):
         undoes = getattr(stage, "never_after", _UNDOES.get(getattr(stage, "level", ""), ()))
