@@ -558,6 +558,8 @@ class AttentionVectorBridge(Constructors):
             k = as_count(10 if k is None else k, "k")
         if ef is not None:
             ef = as_count(self._for_the_walk(ef, "ef"), "ef")
+        if is_default(rerank) and not view.live:
+            query_tokens = query_token_weights = None  # of an empty bridge nobody knows whether it will store tokens
         stages = _stages(rerank, view, query_tokens)
         ranked = self._candidates if candidates is None else as_count(candidates, "candidates")
         if candidates is None and is_default(rerank) and query_tokens is not None:

@@ -166,6 +166,8 @@ class Bench:
             run = {str(query): {str(id): float(score) for id, score in hits.items()} for query, hits in given.items()}
             if not any(run.values()):
                 raise InvalidInputError(f"runs[{name!r}] is empty: it must rank documents for at least one query")
+            if not np.isfinite([score for hits in run.values() for score in hits.values()]).all():
+                raise InvalidInputError(f"runs[{name!r}] must hold finite scores, one is NaN or infinite")
             unknown = [query for query in run if query not in self._known]
             documents = dict.fromkeys(id for hits in run.values() for id in hits if id not in self._documents)
             self._refuse(f"runs[{name!r}]", unknown, list(documents))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidConfigError, InvalidInputError
+from attnbridge.whole_file import write_whole
 
 # Query id -> {document id: grade}, and query id -> {document id: score}.
 Judgements = dict[str, dict[str, int]]
@@ -201,7 +202,7 @@ def write_run(run: Mapping[str, Mapping[str, float]], file: str | os.PathLike[st
     run : dict of str to dict of str to float
         Query id -> {document id: score}.
     file : path
-        Replaced where it is there.
+        Replaced where it is there, as a whole.
     tag : str, default "attnbridge"
         The last column: the system's name.
 
@@ -231,7 +232,8 @@ def write_run(run: Mapping[str, Mapping[str, float]], file: str | os.PathLike[st
                     f"tag {tag!r}"
                 )
             lines.append(" ".join(fields) + "\n")
-    Path(file).write_text("".join(lines), encoding="utf-8")
+    text = "".join(lines).encode()
+    write_whole(Path(file), lambda stream: stream.write(text))
 
 
 def descending(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

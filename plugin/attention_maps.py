@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.drawing import PICTURES, as_output, save_picture, write_whole
+from attnbridge.drawing import PICTURES, as_output, save_picture
 from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError, InvalidInputError
 from attnbridge.heat_maps import Maps, picture
 from attnbridge.heat_page import SETTINGS, page
@@ -16,6 +16,7 @@ from attnbridge.labels import middle_cut, shown
 from attnbridge.mechanisms.heads import Heads
 from attnbridge.scoring import resolve
 from attnbridge.validation import Float, as_count, as_floats, as_matrix, require_finite
+from attnbridge.whole_file import write_whole
 
 PAGE = ".html"
 SUFFIXES = (*PICTURES, PAGE)

@@ -1,17 +1,15 @@
-"""What all pictures share: fonts that have the characters of a text, colours, and files written as a whole."""
+"""What all pictures share: fonts that have the characters of a text, and colours."""
 
-import os
-import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from attnbridge.errors import InvalidInputError
 from attnbridge.labels import middle_cut, shown
 from attnbridge.validation import require
+from attnbridge.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,30 +45,6 @@ def save_picture(figure: "Figure", file: Path) -> None:
     """Write a figure in the format that the file's suffix names."""
     kind = file.suffix[1:].lower()
     write_whole(file, lambda stream: figure.savefig(stream, format=kind, dpi=_DPI))
-
-
-def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file as a whole or, where anything fails, not at all: what was there before stays as it was.
-
-    Parameters
-    ----------
-    file : Path
-    write : callable
-        Called with a stream.
-    """
-    made = BytesIO()
-    write(made)
-    target = file.resolve()  # what a link points to is written, as by other programs
-    beside = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with beside.open("xb") as stream:
-            stream.write(made.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())  # a full disk is known here at the latest
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def drawable(names: Iterable[object], longest: int) -> tuple[list[str], dict[str, Any]]:

@@ -108,6 +108,8 @@ class _Ticks:
     def __init__(self, panels: "list[Axes]", name: str, labels: list[str] | None, count: int, room: float) -> None:
         self._axes = [panel.xaxis if name == "x" else panel.yaxis for panel in panels]
         self._texts, self._font = drawable(range(count) if labels is None else labels, LONGEST)
+        if len(set(self._texts)) < count:  # cut to the same letters, or alike as they came
+            self._texts = [f"{place} {text}" for place, text in enumerate(self._texts)]
         self._ends = ("x0", "x1") if name == "x" else ("y0", "y1")
         self._upright = name == "x" and max(map(len, self._texts)) > 3
         self._left = _strides(count, 72 * room / _FONT)  # were the labels one below the other without a gap

@@ -14,7 +14,7 @@ from attnbridge.validation import require
 _MOST = 1_000_000  # cells of all panels: 5.3 MB
 
 # Pixels of an inch: one panel fits a window of 1,000 x 800, a row of three one of 1,280.
-_INCH = 75
+_INCH = 70
 
 # Buttons that work without a network; plotly's own choice has one that sends the data away.
 _BUTTONS = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]
@@ -34,12 +34,12 @@ def page(maps: Maps) -> Any:
     figure = subplots.make_subplots(
         down,
         across,
-        subplot_titles=[html.escape(shown(name)) for name in maps.panels],
+        subplot_titles=[_escaped(shown(name)) for name in maps.panels],
         horizontal_spacing=beside / whole,
         vertical_spacing=below / high,
     )
     for place, (name, weights) in enumerate(zip(maps.panels, maps.weights, strict=True)):
-        told = f"query %{{y}}<br>key %{{x}}<br>weight %{{z:.4g}}<extra>{html.escape(shown(name))}</extra>"
+        told = f"query %{{y}}<br>key %{{x}}<br>weight %{{z:.4g}}<extra>{_escaped(shown(name))}</extra>"
         heat = objects.Heatmap(
             z=weights.astype(np.float32), x=columns, y=rows, coloraxis="coloraxis", hovertemplate=told
         )
@@ -49,13 +49,18 @@ def page(maps: Maps) -> Any:
     lines = [*textwrap.wrap(shown(maps.title or "attention weights"), 90), *notes(maps, note)]
     most = float(maps.weights.max()) or 1.0
     figure.update_layout(
-        title={"text": "<br>".join(map(html.escape, lines)), "font_size": 15},
+        title={"text": "<br>".join(map(_escaped, lines)), "font_size": 15},
         coloraxis={"colorscale": _viridis(), "cmin": 0.0, "cmax": most, "colorbar_title": "weight"},
         width=round(whole + 180),
         height=round(high + 80 + 20 * len(lines)),
         margin={"t": 70 + 20 * len(lines)},
     )
     return figure
+
+
+def _escaped(text: str) -> str:
+    """Return a text that plotly draws as it is: tags are read in its labels, names of quotes are not."""
+    return html.escape(text, quote=False)
 
 
 def _numbered(labels: list[str] | None) -> list[str] | None:
@@ -67,7 +72,7 @@ def _categories(labels: list[str] | None, count: int) -> list[str] | list[int]:
     """Return what a page calls rows."""
     if labels is None:
         return list(range(count))
-    return [html.escape(middle_cut(label, 2 * LONGEST)) for label in labels]
+    return [_escaped(middle_cut(label, 2 * LONGEST)) for label in labels]
 
 
 def _viridis() -> list[tuple[float, str]]:

@@ -63,7 +63,9 @@ def test_tokens_that_nothing_can_be_compared_with(made):
 
 
 def test_an_empty_bridge():
-    assert len(ab.AttentionVectorBridge(dim=2).search([1.0, 0.0], rerank="default")) == 0
+    bridge = ab.AttentionVectorBridge(dim=2)
+    assert len(bridge.search([1.0, 0.0], rerank="default")) == 0
+    assert len(bridge.search([1.0, 0.0], rerank="default", query_tokens=[[1.0, 2.0]])) == 0
 
 
 def test_distinct_query_tokens_weigh_more(made, rng):

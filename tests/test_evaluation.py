@@ -1,5 +1,6 @@
 """ab.evaluate and ab.tune_rerank: figures by hand and by trec_eval, intervals, choices, files, bad input."""
 
+import errno
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 import attnbridge as ab
-from attnbridge import bootstrap
+from attnbridge import bootstrap, whole_file
 from attnbridge.bootstrap import mean_intervals
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError, UnknownIdError
 from attnbridge.integrations import read_qrels, read_run, write_run
@@ -623,3 +624,24 @@ def test_a_stage_that_reads_tokens_where_there_are_any_gets_them(bridge, data, t
     assert late != found.values["plain"]["nDCG@10"].tolist()
     fused = evaluated(bridge, data, {"fused": [ab.Fusion([ab.AttentionRerank("cross")])]}, query_tokens=tokens[1])
     assert fused.values["fused"]["nDCG@10"].tolist() == late
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_a_run_whose_scores_are_no_numbers(bridge, data, score):
+    with pytest.raises(ab.InvalidInputError, match=r"runs\['mine'\] must hold finite scores, one is NaN or infinite"):
+        evaluated(bridge, data, runs={"mine": {"0": {"d1": score}}})
+
+
+def test_a_run_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "mine.run"
+    write_run({"q": {"a": 1.0}}, file)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(whole_file.os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device: .*mine\.run"):
+            write_run({"q": {"b": 2.0}}, file)
+    assert file.read_text() == "q Q0 a 1 1 attnbridge\n"
+    assert list(tmp_path.iterdir()) == [file]

@@ -258,9 +258,21 @@ def test_rocchio_that_cancels_keeps_the_query():
         ({"negative": 3}, ab.InvalidConfigError, r"negative must be a list of ids, got 3; write \[3\]"),
         ({"positive": [1.5]}, ab.InvalidInputError, "positive must hold ids, str or int, got 1.5"),
         ({"positive": [True]}, ab.InvalidInputError, "positive must hold ids, str or int, got True"),
-        ({"positive": [1], "alpha": -1}, ab.InvalidConfigError, "alpha must be a finite number >= 0, got -1"),
-        ({"positive": [1], "beta": np.nan}, ab.InvalidConfigError, "beta must be a finite number >= 0, got nan"),
-        ({"positive": [1], "gamma": "x"}, ab.InvalidConfigError, "gamma must be a finite number >= 0, got 'x'"),
+        (
+            {"positive": [1], "alpha": -1},
+            ab.InvalidConfigError,
+            "alpha must be a finite number >= 0, at most .* got -1",
+        ),
+        (
+            {"positive": [1], "beta": np.nan},
+            ab.InvalidConfigError,
+            "beta must be a finite number >= 0, at most .* got nan",
+        ),
+        (
+            {"positive": [1], "gamma": "x"},
+            ab.InvalidConfigError,
+            "gamma must be a finite number >= 0, at most .* got 'x'",
+        ),
         ({"positive": [1], "exclude": 1}, ab.InvalidConfigError, "exclude must be True or False, got 1"),
         ({"positive": [1], "research": None}, ab.InvalidConfigError, "research must be True or False, got None"),
     ],
@@ -576,7 +588,7 @@ def test_what_each_head_says(setting):
         np.testing.assert_allclose(weights.parts[name], softmax(scale * product[j])[weights.ids], rtol=1e-4, atol=1e-6)
     every = np.mean([weights.parts[f"attention_rerank.head_{j}"] for j in range(7)], axis=0)
     np.testing.assert_allclose(np.exp(weights.scores), every, rtol=1e-5)
-    twice = bridge.search(query, rerank=[ab.AttentionRerank("multi_head", num_heads=7)] * 2)
+    twice = bridge.search(query, rerank=[ab.AttentionRerank("multi_head", mix=0.5, num_heads=7)] * 2)
     assert "attention_rerank+.head_6" in twice.parts
     attended = weights.trace.steps[1].attended(weights.ids[0])
     assert [one.name for one in attended] == weights.ids
@@ -785,4 +797,30 @@ def test_stages_that_need_an_index_say_so():
 def test_neighbours_join_before_scores_are_mixed(before):
     with pytest.raises(ab.InvalidConfigError, match="rerank must have graph_adaptive before"):
         as_stages(f"{before}, graph_adaptive")
-    assert len(as_stages(f"expansion, graph_adaptive, {before}, rocchio(positive=['a'])")) == 4
+    assert len(as_stages(f"expansion, graph_adaptive, rocchio(positive=['a']), {before}")) == 4
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        "graph_adaptive",
+        "gated(graph_adaptive(budget=20), 'gap')",
+        "gated(gated(graph_adaptive, 'gap'), 'gap')",
+        "fusion(['graph_adaptive'])",
+        "fusion(['scores', 'gated(graph_adaptive, \\'gap\\')'])",
+        "rocchio(positive=['a'])",
+        "attention_rerank('linear')",
+        "late_interaction(mix=1.0)",
+        "bm25('text')",
+    ],
+)
+def test_what_takes_no_notice_of_the_scores_so_far_comes_first(late):
+    with pytest.raises(ab.InvalidConfigError, match="before feedback, whose result it would undo"):
+        as_stages(f"feedback, {late}")
+    assert len(as_stages(f"{late}, feedback")) == 2
+
+
+def test_a_stage_that_would_undo_itself_is_not_to_be_there_twice():
+    with pytest.raises(ab.InvalidConfigError, match="rerank must not have attention_rerank twice: the second"):
+        as_stages("attention_rerank('dot'), attention_rerank('linear')")
+    assert len(as_stages("attention_rerank('dot'), attention_rerank('linear', mix=0.5)")) == 2

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import attnbridge as ab
-from attnbridge import drawing, explain, validation
+from attnbridge import drawing, explain, validation, whole_file
 from attnbridge.cli import cli
 from attnbridge.labels import columns, middle_cut
 from attnbridge.slope_chart import spread
@@ -452,7 +452,7 @@ def test_a_full_disk_leaves_what_was_there(hits, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(drawing.os, "fsync", full)
+        patched.setattr(whole_file.os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             hits.plot(file)
     assert file.read_bytes() == b"before"

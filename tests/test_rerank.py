@@ -473,6 +473,8 @@ def test_stages_as_text(text, stages):
         ("expand", "rerank names no stage 'expand'; the stages are: .*expansion.* and 'default' alone"),
         ("a.b()", r"rerank must be names of stages and their options, got 'a.b\(\)'"),
         ("3", "rerank must be names of stages"),
+        ("calibrated", r"rerank: .*missing .*'coefficients'.*, in 'calibrated"),
+        ("group_by, expansion", r"rerank: .*missing .*'column'.*, in 'group_by"),
         ("expansion(tops=3)", r"rerank: .*unexpected keyword argument 'tops', in 'expansion\(tops=3\)'"),
         ("expansion(top=open)", "rerank takes numbers, text, lists and stages as options, got 'open'"),
         ("expansion(mix=2)", "mix must be a finite number >= 0, at most 1, got 2"),

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import attnbridge as ab
-from attnbridge import drawing, heat_maps
+from attnbridge import heat_maps, whole_file
 from attnbridge.cli import cli
 
 pytest.importorskip("matplotlib")
@@ -303,7 +303,7 @@ def test_a_file_is_written_whole_or_not_at_all(rows, suffix, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(drawing.os, "fsync", full)
+        patched.setattr(whole_file.os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             ab.visualize(rows, path=file)
     assert file.read_text() == "before"

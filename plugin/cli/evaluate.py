@@ -56,11 +56,12 @@ def evaluate(
             **inputs,
             **others,
         )
+    if not as_json:  # first what took the time
+        click.echo(str(found))
     files = [] if run_dir is None else found.write_runs(run_dir)
     if as_json:
         print_json({"folder": str(folder), **found.to_dict(), "runs": [str(file) for file in files]})
     else:
-        click.echo(str(found))
         for file in files:
             click.echo(f"{file}")
 

@@ -132,6 +132,16 @@ class AttentionRerank:
         return self.type, self.mix, _frozen(self._checked)
 
     @property
+    def replaces(self) -> bool:
+        """Whether nothing is left of the scores so far.
+
+        Returns
+        -------
+        bool
+        """
+        return self.mix == 1.0
+
+    @property
     def reads_tokens(self) -> bool:
         """Whether the type matches token vectors, where there are any.
 

@@ -170,6 +170,11 @@ class BM25:
         if self.stemmer is not None and not callable(self.stemmer):
             raise InvalidConfigError(f"stemmer must be a function word -> stem, or None, got {self.stemmer!r}")
 
+    @property
+    def replaces(self) -> bool:
+        """Whether nothing is left of the scores so far."""
+        return self.mix == 1.0
+
     def apply(self, pool: Pool) -> None:
         """Replace the pool's scores.
 

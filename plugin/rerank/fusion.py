@@ -98,6 +98,15 @@ class Fusion:
         object.__setattr__(self, "depth", as_count(self.depth, "depth"))
 
     @property
+    def never_after(self) -> tuple[str, ...]:
+        """What the fusion would undo, see `as_stages`: other scores where it brings rows in that have none."""
+        from attnbridge.rerank.sequence import CALIBRATION, SCORES, SELECTION
+
+        inner = [one for one in self.rankings if _is_stage(one)]
+        grows = any(SCORES in getattr(one, "never_after", ()) for one in inner)
+        return (SCORES, CALIBRATION, SELECTION) if grows else (CALIBRATION, SELECTION)
+
+    @property
     def requires_tokens(self) -> bool:
         """Whether a stage among the rankings reads token vectors."""
         return any(_is_stage(one) and one.requires_tokens for one in self.rankings)

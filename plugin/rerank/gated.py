@@ -11,7 +11,7 @@ from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.rerank.criteria import CRITERIA
 from attnbridge.rerank.judged import as_judgements, ndcg, one_stage, read_by
 from attnbridge.rerank.pool import Pool, Stage
-from attnbridge.rerank.sequence import as_stages
+from attnbridge.rerank.sequence import as_stages, never_after
 from attnbridge.validation import as_bool, as_choice, as_count, as_number
 
 Values = npt.NDArray[np.float64]
@@ -80,6 +80,11 @@ class Gated:
     def level(self) -> str:
         """What the stage does, see `as_stages`."""
         return str(getattr(self.stage, "level", ""))
+
+    @property
+    def never_after(self) -> tuple[str, ...]:
+        """What the stage would undo, see `as_stages`."""
+        return never_after(self.stage)
 
     @property
     def requires_tokens(self) -> bool:

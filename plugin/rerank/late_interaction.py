@@ -100,6 +100,11 @@ class LateInteraction:
             object.__setattr__(self, "top_tokens", as_count(self.top_tokens, "top_tokens"))
         object.__setattr__(self, "weighting", as_choice(self.weighting, "weighting", WEIGHTINGS))
 
+    @property
+    def replaces(self) -> bool:
+        """Whether nothing is left of the scores so far."""
+        return self.mix == 1.0
+
     def apply(self, pool: Pool) -> None:
         """Replace the pool's scores.
 

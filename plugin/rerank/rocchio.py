@@ -18,6 +18,10 @@ from attnbridge.validation import as_bool, as_number
 Rows = npt.NDArray[np.int64]
 
 
+# Of a factor: beyond it nothing of the others is left in float32.
+_MOST = 1e6
+
+
 @dataclass(frozen=True)
 class Rocchio:
     """More like these, less like those: mix the query with the means of judged documents, and score the pool again.
@@ -69,11 +73,12 @@ class Rocchio:
     exclude: bool = field(default=False, kw_only=True)
     name: ClassVar[str] = "rocchio"
     level: ClassVar[str] = "candidates"
+    never_after: ClassVar[tuple[str, ...]] = ("scores", "calibration", "selection")
     requires_tokens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
-            object.__setattr__(self, name, as_number(getattr(self, name), name, least=0.0))
+            object.__setattr__(self, name, as_number(getattr(self, name), name, least=0.0, most=_MOST))
         for name in ("positive", "negative"):
             object.__setattr__(self, name, as_ids(getattr(self, name), name))
         for name in ("research", "exclude"):

@@ -25,7 +25,8 @@ def as_stages(rerank: Any) -> tuple[Stage, ...]:
     """Return checked stages of a search.
 
     A stage's `level` says what it does: "candidates" (new scores for all, or more candidates), "scores" (mixes into
-    them), "calibration", "selection". The first three cannot follow what they would undo.
+    them), "calibration", "selection". The first three cannot follow what they would undo: a selection, a calibration,
+    and, where they take no notice of the scores so far (`mix=1.0` of some), other scores.
 
     Parameters
     ----------
@@ -83,15 +84,42 @@ def takes_tokens(stage: Stage) -> bool:
     return bool(stage.requires_tokens or getattr(stage, "reads_tokens", False))
 
 
+def never_after(stage: Any) -> tuple[str, ...]:
+    """Return the levels whose results a stage would undo: what it says itself, otherwise what its own level undoes.
+
+    Parameters
+    ----------
+    stage : Stage
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> import attnbridge as ab
+    >>> from attnbridge.rerank.sequence import never_after
+    >>> never_after(ab.QueryExpansion()), never_after(ab.LateInteraction(mix=1.0))
+    (('calibration', 'selection'), ('scores', 'calibration', 'selection'))
+    """
+    level = getattr(stage, "level", "")
+    own: tuple[str, ...] = getattr(stage, "never_after", _UNDOES.get(level, ()))
+    replaces = level == SCORES and getattr(stage, "replaces", False)
+    return (SCORES, *own) if replaces and SCORES not in own else own
+
+
 def _check_order(stages: list[Stage]) -> None:
     for place, stage in enumerate(stages):
-        undoes = getattr(stage, "never_after", _UNDOES.get(getattr(stage, "level", ""), ()))
+        undoes = never_after(stage)
         for before in stages[:place]:
-            if getattr(before, "level", None) in undoes:
-                raise InvalidConfigError(
-                    f"rerank must have {stage.name} before {before.name}, whose result it would undo: got "
-                    f"{[one.name for one in stages]}; put {before.name} after it"
-                )
+            if getattr(before, "level", None) not in undoes:
+                continue
+            if before.name == stage.name:
+                raise InvalidConfigError(f"rerank must not have {stage.name} twice: the second would undo the first")
+            raise InvalidConfigError(
+                f"rerank must have {stage.name} before {before.name}, whose result it would undo: got "
+                f"{[one.name for one in stages]}; put {before.name} after it"
+            )
 
 
 def _parsed(text: str) -> list[Stage]:
@@ -114,11 +142,10 @@ def _built(node: ast.AST, text: str) -> Any:
     if kind is None:
         known = ", ".join(sorted({kind.name for kind in _kinds().values()}))
         raise InvalidConfigError(f"rerank names no stage {function.id!r}; the stages are: {known}, and 'default' alone")
-    if not isinstance(node, ast.Call):
-        return kind()
+    call = node if isinstance(node, ast.Call) else ast.Call(function, [], [])
     try:
-        arguments = [_value(one, text) for one in node.args]
-        return kind(*arguments, **{str(one.arg): _value(one.value, text) for one in node.keywords})
+        arguments = [_value(one, text) for one in call.args]
+        return kind(*arguments, **{str(one.arg): _value(one.value, text) for one in call.keywords})
     except TypeError as error:
         raise InvalidConfigError(f"rerank: {error}, in {ast.unparse(node)!r}") from None
 
