@@ -239,7 +239,7 @@ def _pages():
 
 @pytest.mark.usefixtures("_pages")
 def test_a_page_holds_the_weights_and_asks_for_nothing(rows, keys, tmp_path):
-    words = ["the", "the", "</script><b>", "<a href=http://x>", "$x$", "翼", "a\nb", *"hijk"]
+    words = ["the", "the", "</script><b>", "<a href=http://x>", "$x$", "翼", "a\nb", 'say "hi"', *"ijk"]
     file = tmp_path / "page.html"
     figure = ab.visualize(rows, keys, "multi_head", file, num_heads=3, query_labels=words, is_causal=True)
     page, traces, layout, settings = page_of(file)
@@ -251,6 +251,7 @@ def test_a_page_holds_the_weights_and_asks_for_nothing(rows, keys, tmp_path):
     np.testing.assert_allclose([values_of(trace["z"]) for trace in traces], wanted, rtol=1e-6)
     for trace in traces:
         assert trace["y"][:4] == ["0 the", "1 the", "2 &lt;/script&gt;&lt;b&gt;", "3 &lt;a href=http://x&gt;"]
+        assert trace["y"][7] == '7 say "hi"'  # plotly knows no names of quotes
         assert trace["hovertemplate"].startswith("query %{y}<br>key %{x}<br>weight %{z:.4g}<extra>")
     assert [trace["hovertemplate"].partition("<extra>")[2] for trace in traces] == [
         f"{name}</extra>" for name in ("head 0", "head 1", "head 2", "mean")
@@ -510,3 +511,10 @@ def test_one_array_is_no_archive(files):
     (files / "rows.npz").write_bytes((files / "rows.npy").read_bytes())
     done = run("--input", files / "rows.npz", "--output", files / "out.png")
     assert "must be an archive of arrays (.npz), it is one array: call it .npy" in done.stderr
+
+
+def test_labels_that_are_cut_to_the_same_letters_are_numbered(rows):
+    long = [f"the same beginning {i} and the same end" for i in range(len(rows))]
+    figure = ab.visualize(rows, query_labels=long)
+    texts = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(set(texts)) == len(texts) > 1
