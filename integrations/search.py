@@ -20,7 +20,6 @@ from attnbridge.integrations.view import View
 from attnbridge.mechanisms.row import AttentionType, keep_best
 from attnbridge.metric import Metric
 from attnbridge.rerank import Pool
-from attnbridge.rerank.pool import Lazily
 from attnbridge.threads import for_chunks
 from attnbridge.trace import Step, Trace
 
@@ -425,7 +424,7 @@ class Searcher:
         timings["rerank"] = ended - started
         staged = _Staged(view, index, rows, distances, pool.origins)
         staged.query_tokens = None if pool.query_tokens is None else len(pool.query_tokens)
-        scores = pool.scores
+        scores, pool.earlier = pool.scores, staged.parts_of
         staged.take(Step(name, pool.rows, scores, timings["rerank"]), {})
         for stage in request.stages if len(pool.rows) else ():
             if request.late():
@@ -435,7 +434,6 @@ class Searcher:
                 view.check_tokens(pool.rows)
             before, started = pool.rows, ended
             pool.parts, pool.attended, pool.scores = {}, None, scores.copy()  # which stages may write on
-            pool.earlier = Lazily(partial(staged.parts_of, pool.rows))
             stage.apply(pool)
             if pool.rows is not before:
                 pool.rows = _checked_rows(pool.rows, view, stage.name)

@@ -94,7 +94,7 @@ class Calibrated:
 
     def _values(self, part: str, pool: Pool) -> Matrix:
         """Return a part of each candidate, its mean where one lacks it."""
-        earlier = pool.earlier
+        earlier = pool.earlier(pool.rows)
         if part not in earlier and not (part in self.means and "gated" in earlier):  # a gate may leave a stage out
             raise InvalidInputError(
                 f"calibrated needs the part {part!r}, which is not among those left before it: "

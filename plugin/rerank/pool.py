@@ -1,6 +1,6 @@
 """What a rerank stage works on: one query's candidates and their scores so far."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -39,42 +39,6 @@ class TokenRows(NamedTuple):
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
     scale: npt.NDArray[np.float32] | None = None
-
-
-class Lazily(Mapping[str, Any]):
-    """A mapping that is made when it is first read.
-
-    Parameters
-    ----------
-    make : callable
-        Returns the mapping.
-
-    Examples
-    --------
-    >>> from attnbridge.rerank.pool import Lazily
-    >>> Lazily(lambda: {"scaled_dot": 1.5})["scaled_dot"]
-    1.5
-    """
-
-    __slots__ = ("_made", "_make")
-
-    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
-        self._make = make
-        self._made: Mapping[str, Any] | None = None
-
-    def _all(self) -> Mapping[str, Any]:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-    def __getitem__(self, name: str) -> Any:
-        return self._all()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
 
 
 class PoolIndex(Protocol):
@@ -211,6 +175,11 @@ class PoolIndex(Protocol):
         ...
 
 
+def _nothing(rows: npt.NDArray[np.int64]) -> Mapping[str, npt.NDArray[np.float64]]:
+    """Return what stages before the first have left."""
+    return {}
+
+
 @dataclass
 class Pool:
     """One query, its candidates and their scores so far; a stage replaces `scores` and may replace `query`.
@@ -252,8 +221,9 @@ class Pool:
         tell, None before each.
     origins : dict of int to str
         Where rows come from that the first search did not find.
-    earlier : mapping of str to ndarray, (n,)
-        What the attention and the stages before gave each candidate, as in `Hits.parts`; NaN for one that came later.
+    earlier : callable
+        rows (m,) -> what the attention and the stages before gave each of them, (m,) arrays by name as in `Hits.parts`;
+        NaN for a row that came later.
 
     Examples
     --------
@@ -289,7 +259,9 @@ class Pool:
     short: bool = False
     attended: Callable[[int], list[Attended]] | None = None
     origins: dict[int, str] = field(default_factory=dict)
-    earlier: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    earlier: Callable[[npt.NDArray[np.int64]], Mapping[str, npt.NDArray[np.float64]]] = field(
+        default_factory=lambda: _nothing
+    )
 
     def logits(self, rows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
         """Return the attention's logits of the candidates under the current query.

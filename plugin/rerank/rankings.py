@@ -169,10 +169,8 @@ def join(pool: Pool, rows: Rows) -> bool:
     logits = pool.logits(np.concatenate([pool.rows, rows]))[len(pool.rows) :]
     rows, logits = rows[logits > -np.inf], logits[logits > -np.inf]
     lowest = pool.scores[finite].min() if finite.any() else 0.0
-    before = pool.rows
     pool.rows = np.concatenate([pool.rows, rows])
     pool.scores = np.concatenate([pool.scores, logits if plain else np.full(len(rows), lowest)])
-    pool.earlier = {name: aligned(values, before, pool.rows) for name, values in pool.earlier.items()}
     return plain
 
 
