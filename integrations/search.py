@@ -20,6 +20,7 @@ from attnbridge.integrations.view import View
 from attnbridge.mechanisms.row import AttentionType, keep_best
 from attnbridge.metric import Metric
 from attnbridge.rerank import Pool
+from attnbridge.rerank.pool import places_among
 from attnbridge.threads import for_chunks
 from attnbridge.trace import Step, Trace
 
@@ -152,7 +153,7 @@ class _Staged:
         return self.nearness[self.best] if self._unmoved() else self.index.distances(self.rows)
 
     def _ranks_before(self) -> Labels:
-        return self.best.copy() if self._unmoved() else _places(self.rows, self.first)
+        return self.best.copy() if self._unmoved() else places_among(self.rows, self.first)
 
     def _parts(self) -> dict[str, npt.NDArray[np.float64]]:
         return self.parts_of(self.rows, self.best)
@@ -174,7 +175,7 @@ class _Staged:
         out: dict[str, npt.NDArray[np.float64]] = {}
         for step, given in zip(self.steps, self.given, strict=True):
             parts = given if step is not self.steps[0] else {step.name: step.scores}
-            places = _places(rows, step.rows) if last is None or step.rows is not self.steps[-1].rows else last
+            places = places_among(rows, step.rows) if last is None or step.rows is not self.steps[-1].rows else last
             for name, values in parts.items():
                 out[name] = values[places]
                 out[name][places < 0] = np.nan
@@ -486,15 +487,6 @@ def _checked_rows(rows: Any, view: View, name: str) -> Labels:
         raise InvalidInputError(f"stage {name!r} must leave rows of the search it is part of; it left {rows!r}")
     view.check_rows(out.astype(np.int64))
     return out.astype(np.int64)
-
-
-def _places(rows: Labels, among: Labels) -> Labels:
-    """Return where each row is among others, -1 for nowhere."""
-    if not len(among):
-        return np.full(len(rows), -1)
-    order = np.argsort(among)
-    places = order[np.minimum(np.searchsorted(among, rows, sorter=order), len(among) - 1)]
-    return np.where(among[places] == rows, places, -1)
 
 
 def _checked_scores(scores: Any, count: int, name: str) -> npt.NDArray[np.float64]:

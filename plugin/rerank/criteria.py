@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.metric import SMALLEST_NORM
-from attnbridge.rerank.pool import Pool, standardise
+from attnbridge.rerank.pool import Pool, mean_query, similarities, standardise
 
 # How many of the best candidates are looked at.
 TOP = 10
@@ -57,7 +57,7 @@ def coherence(pool: Pool) -> float:
 def similarity(pool: Pool) -> float:
     """Return the greatest similarity of the query to a candidate, under the metric."""
     best = pool.rows[pool.scores > -np.inf]
-    return float(_similarities(pool, pool.query, pool.query_bias, best).max()) if len(best) else np.nan
+    return float(similarities(pool, pool.query, pool.query_bias, best).max()) if len(best) else np.nan
 
 
 def agreement(pool: Pool) -> float:
@@ -65,25 +65,14 @@ def agreement(pool: Pool) -> float:
     best = _best(pool)
     if not len(best):
         return np.nan
-    scale = None if pool.metric.name == "poincare" else pool.keys.scale  # of packed rows their step
-    mean = np.empty(len(pool.query))
-    kernels.weighted_sum(np.full(len(best), 1.0 / len(best)), pool.keys.data, scale, pool.rows[best], mean)
-    if pool.metric.name == "cosine" and mean @ mean <= SMALLEST_NORM**2:
+    mean = mean_query(pool, pool.rows[best], np.full(len(best), 1.0 / len(best)))
+    if mean is None:
         return 0.0  # they point all ways
-    queries, bias = pool.metric.prepare(mean.astype(np.float32)[None], "query")
     candidates = np.flatnonzero(pool.scores > -np.inf)
     rows = pool.rows[candidates]
     nearest = np.empty(len(best), np.int64)
-    kernels.top_k(_similarities(pool, queries[0], float(bias[0]), rows), rows, nearest)
+    kernels.top_k(similarities(pool, *mean, rows), rows, nearest)
     return float(np.isin(candidates[nearest], best).mean())
-
-
-def _similarities(
-    pool: Pool, query: npt.NDArray[np.float32], bias: float, rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    out, keys = np.empty(len(rows)), pool.keys
-    kernels.dot(query, bias, keys.data, keys.scale, keys.bias, rows, 1.0, out, pool.metric.difference)
-    return out
 
 
 def _lengths(pool: Pool, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -6,8 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from attnbridge import kernels
-from attnbridge.metric import SMALLEST_NORM, norms
-from attnbridge.rerank.pool import Pool, attended_candidates, mixed, standardise
+from attnbridge.rerank.pool import Pool, attended_candidates, mean_query, mixed, similarities, standardise
 from attnbridge.validation import as_count, as_number
 
 
@@ -71,18 +70,10 @@ class Feedback:
         best = best[~out[best]]
         if not len(best):
             return
-        rows, keys, metric = pool.rows[best], pool.keys, pool.metric
-        weights = self.scale * before[best]
+        rows, weights = pool.rows[best], self.scale * before[best]
         kernels.softmax(weights, weights)
-        output = np.empty(len(pool.query))
-        kernels.weighted_sum(weights, keys.data, None if metric.space is not None else keys.scale, rows, output)
-        center = output.astype(np.float32)[None]
-        near = np.full(len(before), np.nan)
-        if metric.name != "cosine" or norms(center)[0] >= SMALLEST_NORM:  # else they cancel out: nothing in common
-            queries, bias = metric.prepare(center, "query")
-            kernels.dot(
-                queries[0], float(bias[0]), keys.data, keys.scale, keys.bias, pool.rows, 1.0, near, metric.difference
-            )
+        mean = mean_query(pool, rows, weights)
+        near = np.full(len(before), np.nan) if mean is None else similarities(pool, *mean, pool.rows)
         pool.scores = mixed(pool.scores, near, self.mix)
         pool.parts[self.name] = near
         pool.attended = attended_candidates(pool, rows, weights)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge import kernels
 from attnbridge.errors import InvalidConfigError
 from attnbridge.hits import Id
 from attnbridge.mechanisms.row import AttentionType
-from attnbridge.metric import Keys, Metric
+from attnbridge.metric import SMALLEST_NORM, Keys, Metric
 from attnbridge.trace import Attended
 
 
@@ -364,6 +365,38 @@ def standardise(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if spread > 1e-12:
         out[known] = (values - values.mean()) / spread
     return out
+
+
+def similarities(
+    pool: Pool, query: npt.NDArray[np.float32], query_bias: float, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the similarities of rows to a prepared query, under the pool's metric."""
+    out, keys = np.empty(len(rows)), pool.keys
+    kernels.dot(query, query_bias, keys.data, keys.scale, keys.bias, rows, 1.0, out, pool.metric.difference)
+    return out
+
+
+def mean_query(
+    pool: Pool, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float32], float] | None:
+    """Return the weighted mean of rows as a prepared query and its bias; None where they cancel out under cosine."""
+    metric, keys = pool.metric, pool.keys
+    scale = None if metric.space is not None else keys.scale  # of packed rows their step
+    mean = np.empty(len(pool.query))
+    kernels.weighted_sum(weights, keys.data, scale, rows, mean)
+    if metric.name == "cosine" and mean @ mean <= SMALLEST_NORM**2:
+        return None
+    queries, bias = metric.prepare(mean.astype(np.float32)[None], "query")
+    return queries[0], float(bias[0])
+
+
+def places_among(rows: npt.NDArray[np.int64], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where each row is among others, -1 for nowhere."""
+    if not len(among):
+        return np.full(len(rows), -1)
+    order = np.argsort(among)
+    places = order[np.minimum(np.searchsorted(among, rows, sorter=order), len(among) - 1)]
+    return np.where(among[places] == rows, places, -1)
 
 
 def attended_candidates(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import InvalidInputError, UnknownIdError
 from attnbridge.hits import Id
-from attnbridge.rerank.pool import Pool, PoolIndex, standardise
+from attnbridge.rerank.pool import Pool, PoolIndex, places_among, standardise
 
 Scores = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -39,11 +39,10 @@ class Ranking(NamedTuple):
 
 def aligned(values: Scores, rows: Rows, others: Rows) -> Scores:
     """Return what belongs to rows for other rows, NaN for those that are none of them."""
-    if not len(rows):
-        return np.full(len(others), np.nan)
-    order = np.argsort(rows)
-    places = order[np.minimum(np.searchsorted(rows, others, sorter=order), len(rows) - 1)]
-    return np.where(rows[places] == others, values[places], np.nan)
+    places = places_among(others, rows)
+    out = np.full(len(others), np.nan)
+    out[places >= 0] = values[places[places >= 0]]
+    return out
 
 
 def as_pairs(ranking: Any, name: str) -> tuple[tuple[Id, float], ...]:
