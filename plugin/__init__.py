@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from attnbridge.hits import Hit as Hit
     from attnbridge.hits import Hits as Hits
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
+    from attnbridge.integrations.duckdb import connect as connect
     from attnbridge.integrations.evaluation import evaluate as evaluate
     from attnbridge.integrations.rerank_tuning import tune_rerank as tune_rerank
     from attnbridge.manifolds import EuclideanSpace as EuclideanSpace
@@ -145,6 +146,7 @@ _HOME = {
     "attention_score": "attnbridge.functional",
     "attention_scores": "attnbridge.functional",
     "attention_types": "attnbridge.functional",
+    "connect": "attnbridge.integrations.duckdb",
     "evaluate": "attnbridge.integrations.evaluation",
     "softmax": "attnbridge.functional",
     "tune_rerank": "attnbridge.integrations.rerank_tuning",

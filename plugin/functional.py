@@ -11,10 +11,11 @@ from attnbridge.errors import DimensionMismatchError, InvalidConfigError, Invali
 from attnbridge.mechanisms.base import Attention, Batch
 from attnbridge.mechanisms.dense import attend_plain
 from attnbridge.mechanisms.multi_head import MULTI_HEAD
+from attnbridge.mechanisms.row import AttentionType, Options
 from attnbridge.mechanisms.standard import PLAIN
 from attnbridge.metric import Keys
 from attnbridge.scoring import REGISTRY, resolve
-from attnbridge.validation import as_count, as_floats, as_vector, require_given
+from attnbridge.validation import Float, as_count, as_floats, as_vector, require_given
 
 MAX_KEYS = 100_000
 
@@ -212,13 +213,44 @@ def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **
         return float(mechanism._masked_logits(mechanism._check(query, [key], None, None, False)).item())
     q = as_vector(query, "query", keep_float64=True)
     k = as_vector(key, "key", keep_float64=True)
-    if row.metric is None and q.dtype == k.dtype and len(q) == len(k):  # without the detours of many
-        logit = np.empty(1)
-        row.logits(q, 0.0, Keys(k[None]), None, checked, logit)
-        if np.isfinite(logit[0]):
-            return float(logit[0])
-    mechanism = row.mechanism(checked)
-    return float(mechanism._masked_logits(mechanism._check(q, k[None], None, None, False))[0, 0, 0])
+    return float(pair_logits(row, checked, q, k[None])[0])
+
+
+def pair_logits(row: AttentionType, options: Options, query: Float, keys: Float) -> npt.NDArray[np.float64]:
+    """Return the logits (n,) of a query (d,) with keys (n, d), of a pairwise type with checked options.
+
+    Raises
+    ------
+    DimensionMismatchError, InvalidInputError
+    """
+    if row.metric is None and query.dtype == keys.dtype and len(query) == keys.shape[1]:  # without the detours of many
+        logits = np.empty(len(keys))
+        row.logits(query, 0.0, Keys(keys), None, options, logits)
+        if np.isfinite(logits).all():
+            return logits
+    mechanism = row.mechanism(options)
+    batch = mechanism._check(query, keys, None, None, False)
+    masked: npt.NDArray[np.float64] = mechanism._masked_logits(batch)[0, 0]
+    return masked
+
+
+def aligned_logits(row: AttentionType, options: Options, queries: Float, keys: Float) -> npt.NDArray[np.float64]:
+    """Return the logit of each query (n, d) with the key (n, d) beside it, of a pairwise type with checked options.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    count = len(keys)
+    if row.rerank is not None and row.metric is None:  # each with one candidate
+        ids, places = np.arange(count)[:, None], np.empty((count, 1), np.int64)
+        logits, weights = np.empty((2, count, 1))
+        row.rerank(
+            queries, np.zeros(count), Keys(keys), ids, np.ones(count, np.int64), options, places, logits, weights
+        )
+        if np.isfinite(logits).all():
+            return logits[:, 0]
+    return np.concatenate([pair_logits(row, options, q, k[None]) for q, k in zip(queries, keys, strict=True)])
 
 
 def attention(

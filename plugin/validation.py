@@ -64,6 +64,8 @@ def _ragged_row(value: Any, name: str) -> str:
         except ValueError:
             return f"{name} must be numbers in rows of one length"
         for row, size in enumerate(sizes):
+            if value[row] is None:
+                return f"{name} must be rows of numbers: row {row} is None (NULL); fill or drop it"
             if size != sizes[0]:
                 return (
                     f"{name} must be rows of one length: row 0 has {sizes[0]} values, row {row} has {size}; "
@@ -99,6 +101,10 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
         except (ValueError, TypeError) as error:
             raise InvalidInputError(_ragged_row(value, name)) from error
     if array.dtype.kind not in "fiu" and array.size > 0:
+        gaps = [place for place, entry in np.ndenumerate(array) if entry is None]
+        if gaps:
+            at = ", ".join(map(str, gaps[0]))
+            raise InvalidInputError(f"{name} must be real numbers: position {at} is None (NULL); fill or drop it")
         raise InvalidInputError(
             f"{name} must be real numbers, got dtype {array.dtype}; convert with .astype('float32')"
         )

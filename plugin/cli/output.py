@@ -1,17 +1,15 @@
 """How the commands print: JSON for machines, tables for people."""
 
-import base64
 import json
-import math
 import shutil
 import sys
-from datetime import date, time, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnbridge.labels import shown as shown  # the other commands take it from here
+from attnbridge.jsonable import finite as finite  # the other commands take these from here
+from attnbridge.jsonable import jsonable as jsonable
+from attnbridge.labels import shown as shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,62 +19,6 @@ _UNLIMITED = 100_000
 
 # Columns that a payload value takes at most, and the fewest to which a longer one is cut; and between two values.
 _LONGEST, _NARROWEST, _GAP = 40, 10, 3
-
-
-def finite(value: float) -> float | None:
-    """Return the number, or None where JSON has no word for it.
-
-    Parameters
-    ----------
-    value : float
-
-    Returns
-    -------
-    float or None
-
-    Examples
-    --------
-    >>> from attnbridge.cli.output import finite
-    >>> finite(0.5), finite(float("nan"))
-    (0.5, None)
-    """
-    return value if math.isfinite(value) else None
-
-
-def jsonable(value: Any) -> Any:
-    """Return a payload value as JSON can say it.
-
-    Parameters
-    ----------
-    value : object
-        Dates and times become ISO 8601, durations seconds, binary base64, decimals numbers; NaN and infinity None.
-
-    Returns
-    -------
-    object
-
-    Examples
-    --------
-    >>> from datetime import date
-    >>> from attnbridge.cli.output import jsonable
-    >>> jsonable({"day": date(2020, 1, 31), "codes": [b"ab", float("nan")]})
-    {'day': '2020-01-31', 'codes': ['YWI=', None]}
-    """
-    if isinstance(value, dict):
-        return {name: jsonable(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [jsonable(inner) for inner in value]
-    if isinstance(value, float):
-        return finite(value)
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return value
 
 
 def print_json(document: Any) -> None:

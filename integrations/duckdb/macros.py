@@ -1,0 +1,76 @@
+"""The SQL of the functions: macros over what Python registers, since only macros have defaults and named arguments."""
+
+from string import Template
+
+from attnbridge.functional import attention_types
+
+# query[:] is a list also of an array, since DuckDB reads a constant array anew for every row of a chunk.
+_SCORE = "_attnbridge_score(_attnbridge_query(query[:], attention_type, options, current_query_id()), {})"
+# Of lists DuckDB makes Arrow columns number by number, of arrays at once: where the query's type says how long they
+# are, lists are made arrays first, which is five times as fast. (In structs, since a bare NULL has no type.)
+_AS_ARRAY = "CASE WHEN len(key) = len(query) THEN cast_to_type({k: key}, {k: query}).k END"
+
+_MACROS = {
+    "attention_score": f"""
+        (query, key, attention_type := 'scaled_dot', options := NULL) AS
+        CASE WHEN typeof(key) = 'FLOAT[]' AND regexp_full_match(typeof(query), 'FLOAT.[0-9]+.')
+        THEN coalesce({_SCORE.format(_AS_ARRAY)}, {_SCORE.format("key")}) ELSE {_SCORE.format("key")} END""",
+    "maxsim": """
+        (query_tokens, key_tokens) AS
+        _attnbridge_score(_attnbridge_query(query_tokens[:], 'cross', NULL, current_query_id()), key_tokens)""",
+    "poincare_distance": """
+        (a, b, curvature := -1.0) AS
+        -_attnbridge_score(_attnbridge_query(a[:], 'poincare', {curvature: curvature}, current_query_id()), b)""",
+    "attention_scores": """
+        (query, keys, attention_type := 'scaled_dot', options := NULL) AS
+        _attnbridge_scores(query, keys, attention_type, options, $max_keys)""",
+    "attention": """
+        (query, keys, values, attention_type := 'scaled_dot', options := NULL) AS
+        _attnbridge_attention(query, keys, values, attention_type, options, $max_keys)""",
+    "multi_head_attention": """
+        (query, keys, values, num_heads := 4) AS
+        _attnbridge_attention(query, keys, values, 'multi_head', {num_heads: num_heads}, $max_keys)""",
+    "flash_attention": """
+        (query, keys, values, block_size := 64) AS
+        _attnbridge_attention(query, keys, values, 'flash_v2', {block_size: block_size}, $max_keys)""",
+    "attention_rank": """
+        (query, ids, keys, k := NULL, attention_type := 'scaled_dot', options := NULL) AS
+        list_transform(
+            _attnbridge_rank(query, keys, attention_type, options, $max_keys, k),
+            lambda best: {id: ids[best.place], score: best.score, weight: best.weight})""",
+    "softmax": "(scores) AS _attnbridge_softmax(scores)",
+    "attention_softmax": "(scores) AS _attnbridge_softmax(scores)",  # where the prefix does not say what it belongs to
+    "attention_types": "() AS TABLE SELECT * FROM (VALUES $types) AS types(name, complexity, best_for)",
+    "search": """
+        (query, k := 10, candidates := NULL, where_sql := NULL, rerank := NULL) AS TABLE
+        SELECT hit.id, hit.score, hit.weight, hit.distance, _attnbridge_payload($token, hit.id)::JSON AS payload
+        FROM (SELECT unnest(_attnbridge_search_$ids(
+            $token, query, k, candidates, where_sql, rerank, current_query_id())) AS hit)""",
+}
+
+
+def macros(max_keys: int, token: str, ids: str) -> dict[str, str]:
+    """Return what follows the name of each macro in CREATE MACRO, by its name without a prefix.
+
+    Parameters
+    ----------
+    max_keys : int
+        Limit of keys by value.
+    token : str
+        Under which index and graph are registered.
+    ids : {"bigint", "varchar"}
+        The type of the index's ids.
+    """
+    types = [f"({text(row['name'])}, {text(row['complexity'])}, {text(row['best_for'])})" for row in attention_types()]
+    given = {"max_keys": max_keys, "token": text(token), "ids": ids, "types": ", ".join(types)}
+    return {name: " ".join(Template(body).substitute(given).split()) for name, body in _MACROS.items()}
+
+
+def text(value: str) -> str:
+    """Return text as a literal of SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def identifier(value: str) -> str:
+    """Return a name as SQL has it."""
+    return '"' + value.replace('"', '""') + '"'
