@@ -15,7 +15,7 @@ from attnbridge.integrations.duckdb import register
 
 QUESTIONS = [
     "shortest path between two nodes",
-    "least squares fit of a curve",
+    "solve a system of linear equations",
     "draw samples from a normal distribution",
 ]
 
@@ -28,16 +28,18 @@ def store(con: duckdb.DuckDBPyConnection) -> None:
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return pa.table({**columns, "embedding": pa.FixedSizeListArray.from_arrays(units.ravel(), units.shape[1])})
 
-    documents = arrow(  # noqa: F841 - DuckDB finds it by its name
-        vectors,
-        id=[document.id for document in found],
-        module=[document.id.rpartition(".")[0] for document in found],
-        words=[len(document.text.split()) for document in found],
-        summary=[document.summary for document in found],
-    )
-    questions = arrow(space.vectors(QUESTIONS), id=[1, 2, 3], question=QUESTIONS)  # noqa: F841
-    con.execute("CREATE OR REPLACE TABLE documents AS SELECT * FROM documents")
-    con.execute("CREATE OR REPLACE TABLE questions AS SELECT * FROM questions")
+    tables = {
+        "documents": arrow(
+            vectors,
+            id=[document.id for document in found],
+            module=[document.id.rpartition(".")[0] for document in found],
+            words=[len(document.text.split()) for document in found],
+            summary=[document.summary for document in found],
+        ),
+        "questions": arrow(space.vectors(QUESTIONS), id=[1, 2, 3], question=QUESTIONS),
+    }
+    for name, rows in tables.items():
+        con.register("rows", rows).execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM rows")
 
 
 def show(title: str, con: duckdb.DuckDBPyConnection) -> None:
