@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import attnbridge as ab
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -38,3 +40,17 @@ def test_ci_needs_nothing_outside_the_project():
 def test_examples_run(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
+
+
+def test_sql_functions_are_listed_with_their_parameters():
+    table = README.partition("| function | returns |")[2].partition("\n\n")[0]
+    listed = {
+        name: [parameter.partition(" :=")[0] for parameter in re.split(r", ", parameters) if parameter]
+        for name, parameters in re.findall(r"`(ruvector_\w+)\((.*?)\)`", table)
+    }
+    with ab.connect() as con:
+        known = con.execute(
+            "SELECT function_name, parameters FROM duckdb_functions() WHERE starts_with(function_name, 'ruvector_')"
+        ).fetchall()
+    alias = "ruvector_attention_softmax"  # of ruvector_softmax, for where the prefix is another
+    assert listed == {name: parameters for name, parameters in known if name != alias}
