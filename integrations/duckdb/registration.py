@@ -33,6 +33,7 @@ def _of_any(function: Callable[..., Any]) -> Callable[..., Any]:
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_query": (_of_any(pairs.query), "BIGINT"),
     "_attnbridge_score": (_of_any(pairs.score), "FLOAT"),
+    "_attnbridge_distance": (_of_any(pairs.distance), "FLOAT"),
     "_attnbridge_softmax": (_of_any(sets.softmax), "FLOAT[]"),
     "_attnbridge_scores": (_of_any(sets.scores), "FLOAT[]"),
     "_attnbridge_attention": (_of_any(sets.attention), "FLOAT[]"),
