@@ -2,8 +2,8 @@
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import pytest
+from sql_truth import create, each_score, fetch, plain, rows_of, same
 
 import attnbridge as ab
 from attnbridge.scoring import REGISTRY, resolve
@@ -20,56 +20,11 @@ PAIRWISE = [
 each_pairwise = pytest.mark.parametrize("setting", PAIRWISE, ids=str)
 
 
-def column(rows):
-    """Return rows (n, d) as a column FLOAT[d]."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
-
-
-def lists(rows):
-    """Return rows of any length, or None, as a column FLOAT[]."""
-    return pa.array(
-        [None if row is None else np.asarray(row, np.float32).tolist() for row in rows], "list<item: float>"
-    )
-
-
-def plain(options):
-    """Return options as a parameter of a statement, None for none."""
-    return {
-        name: plain(value) if isinstance(value, dict) else value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in options.items()
-    } or None
-
-
-def fetch(con, statement, *parameters):
-    """Return the first column of a result as numpy has it, NULL masked."""
-    return next(iter(con.execute(statement, *parameters).fetchnumpy().values()))
-
-
-def same(got, want):
-    """Hold that two columns of FLOAT are of the same bits."""
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got.view(np.uint32), want.astype(np.float32).view(np.uint32))
-
-
-def each_score(queries, keys, attention_type="scaled_dot", **options):
-    """Return what the Python API has of each pair."""
-    return np.array(
-        [ab.attention_score(q, k, attention_type, **options) for q, k in zip(queries, keys, strict=True)], np.float64
-    )
-
-
-def rows_of(rng, count, dim=DIM):
-    rows = rng.standard_normal((count, dim)).astype(np.float32)
-    rows[3::17], rows[5::19] = 0.0, rows[4::19][: len(rows[5::19])]
-    return rows
-
-
 @pytest.fixture(scope="module")
 def con():
     """A database of pairs: g has 7 groups, a and b are vectors, points those in a ball."""
     rng = np.random.default_rng(5)
-    a, b = rows_of(rng, ROWS), rows_of(rng, ROWS)
+    a, b = rows_of(rng, ROWS, DIM), rows_of(rng, ROWS, DIM)
     with ab.connect() as con:
         con.execute("SET threads = 1")
         places, (p, q) = np.arange(ROWS), (into_ball(rows, 0.5).astype(np.float32) for rows in (a, b))
