@@ -36,7 +36,7 @@ _MACROS = {
     "attention_rank": """
         (query, ids, keys, k := NULL, attention_type := 'scaled_dot', options := NULL) AS
         list_transform(
-            _attnbridge_rank(query, keys, attention_type, options, $max_keys, k),
+            _attnbridge_rank(query, keys, attention_type, options, $max_keys, k, len(ids)),
             lambda best: {id: ids[best.place], score: best.score, weight: best.weight})""",
     "softmax": "(scores) AS _attnbridge_softmax(scores)",
     "attention_softmax": "(scores) AS _attnbridge_softmax(scores)",  # where the prefix does not say what it belongs to

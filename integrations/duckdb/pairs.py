@@ -84,13 +84,11 @@ def score(numbers: Any, keys: Any) -> Any:
 
 
 def distance(numbers: Any, keys: Any) -> Any:
-    """Return the distance in the ball of each pair of a point, by its number, and another: NULL where one of them is."""
+    """Return the distance in the ball of each pair of a point, by its number, and another: NULL where one is."""
     return _of_pairs(_fill_distances, numbers, as_lists(keys, "b"))
 
 
-def _of_pairs(
-    fill: Callable[[Scores, Places, _Queries, Places, Lists], None], numbers: Any, keys: Lists
-) -> "pa.Array":
+def _of_pairs(fill: Callable[[Scores, Places, _Queries, Places, Lists], None], numbers: Any, keys: Lists) -> "pa.Array":
     """Return a column of what `fill` puts at places, whose queries are at rows of a batch."""
     import pyarrow as pa
 
