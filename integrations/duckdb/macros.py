@@ -20,7 +20,7 @@ _MACROS = {
         _attnbridge_score(_attnbridge_query(query_tokens[:], 'cross', NULL, current_query_id()), key_tokens)""",
     "poincare_distance": """
         (a, b, curvature := -1.0) AS
-        -_attnbridge_score(_attnbridge_query(a[:], 'poincare', {curvature: curvature}, current_query_id()), b)""",
+        _attnbridge_distance(_attnbridge_query(a[:], 'poincare', {curvature: curvature}, current_query_id()), b)""",
     "attention_scores": """
         (query, keys, attention_type := 'scaled_dot', options := NULL) AS
         _attnbridge_scores(query, keys, attention_type, options, $max_keys)""",
@@ -36,7 +36,7 @@ _MACROS = {
     "attention_rank": """
         (query, ids, keys, k := NULL, attention_type := 'scaled_dot', options := NULL) AS
         list_transform(
-            _attnbridge_rank(query, keys, attention_type, options, $max_keys, k),
+            _attnbridge_rank(query, keys, attention_type, options, $max_keys, k, len(ids)),
             lambda best: {id: ids[best.place], score: best.score, weight: best.weight})""",
     "softmax": "(scores) AS _attnbridge_softmax(scores)",
     "attention_softmax": "(scores) AS _attnbridge_softmax(scores)",  # where the prefix does not say what it belongs to

@@ -33,6 +33,7 @@ def _of_any(function: Callable[..., Any]) -> Callable[..., Any]:
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_query": (_of_any(pairs.query), "BIGINT"),
     "_attnbridge_score": (_of_any(pairs.score), "FLOAT"),
+    "_attnbridge_distance": (_of_any(pairs.distance), "FLOAT"),
     "_attnbridge_softmax": (_of_any(sets.softmax), "FLOAT[]"),
     "_attnbridge_scores": (_of_any(sets.scores), "FLOAT[]"),
     "_attnbridge_attention": (_of_any(sets.attention), "FLOAT[]"),
@@ -165,7 +166,7 @@ def _call(con: "duckdb.DuckDBPyConnection", macro: str) -> str | None:
     import duckdb
 
     try:
-        ((value,),) = con.execute(f"SELECT {identifier(macro)}()").fetchall()  # a result left unfinished bars others
+        ((value,),) = con.execute(f"SELECT {identifier(macro)}()").fetchall()  # a result half read would be in the way
     except duckdb.CatalogException:
         return None
     return None if value is None else str(value)
