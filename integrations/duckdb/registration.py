@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from attnbridge.errors import InvalidConfigError
 from attnbridge.functional import MAX_KEYS
 from attnbridge.integrations.duckdb import lookup, pairs, sets
@@ -42,6 +44,10 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_search_varchar": (_of_any(lookup.search_varchar), _HITS.format("VARCHAR")),
     "_attnbridge_payload": (_of_any(lookup.payload), "VARCHAR"),
 }
+
+# The GNU C library gives freed memory back to the system, page by page, until a block as large as this has been freed
+# (mallopt(3), M_MMAP_THRESHOLD); then it keeps what DuckDB asks for again with each chunk's Arrow column.
+_LARGEST = (32 << 20) - (64 << 10)
 
 _lock = threading.Lock()
 
@@ -156,6 +162,7 @@ def _create_functions(cursor: "duckdb.DuckDBPyConnection") -> None:
     import duckdb
     from duckdb import func
 
+    np.empty(_LARGEST, np.uint8)
     for name, (function, returned) in _FUNCTIONS.items():
         with contextlib.suppress(duckdb.CatalogException):  # it is there; to ask which are takes ten times as long
             cursor.create_function(name, function, return_type=returned, type=func.ARROW, null_handling=func.SPECIAL)
