@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidInputError
-from attnbridge.validation import as_floats, kernel_ready
+from attnbridge.validation import kernel_ready
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,10 +31,18 @@ def validity(array: "pa.Array") -> Valid:
 
 
 class Numbers(NamedTuple):
-    """The numbers of all rows, one after the other, as float32."""
+    """The numbers of all rows, one after the other: as float32, and as they came where some are beyond it."""
 
     data: npt.NDArray[np.float32]
     valid: Valid
+    wide: npt.NDArray[Any] | None = None
+
+    def part(self, start: int, stop: int) -> npt.NDArray[np.float32] | list[float | None]:
+        """Return numbers as the Python API takes them: float32, or a list where one is NULL or beyond float32."""
+        part = self.data[start:stop]
+        if self.valid is not None and not self.valid[start:stop].all():
+            return [float(x) if known else None for x, known in zip(part, self.valid[start:stop], strict=True)]
+        return part if self.wide is None or np.isfinite(part).all() else self.wide[start:stop].tolist()
 
 
 @dataclass(frozen=True)
@@ -76,16 +84,13 @@ class Lists:
             return None
         start, stop = int(self.starts[row]), int(self.starts[row] + self.lengths[row])
         if isinstance(self.items, Numbers):
-            part = self.items.data[start:stop]
-            if self.items.valid is None or self.items.valid[start:stop].all():
-                return part
-            return [float(x) if known else None for x, known in zip(part, self.items.valid[start:stop], strict=True)]
+            return self.items.part(start, stop)
         block = self.items.block(slice(start, stop))
         return [self.items.value(inner) for inner in range(start, stop)] if block is None else block
 
     def block(self, rows: slice | Places) -> npt.NDArray[np.float32] | None:
         """Return rows of numbers as an array (n, d), where all are as long and none has a gap; else None."""
-        if not isinstance(self.items, Numbers):
+        if not isinstance(self.items, Numbers) or self.items.wide is not None:
             return None
         starts, lengths = self.starts[rows], self.lengths[rows]
         if len(starts) == 0 or lengths[0] == 0 or (lengths != lengths[0]).any():
@@ -111,7 +116,7 @@ def as_lists(column: Any, name: str) -> Lists:
     Raises
     ------
     InvalidInputError
-        Something else than numbers in lists, or a number beyond float32.
+        Something else than numbers in lists.
     """
     array = whole(column)
     lists = _read(array, name)
@@ -136,21 +141,26 @@ def _read(array: "pa.Array", name: str) -> Lists | Numbers:
         return Lists(_read(array.values, name), offsets[:-1], np.diff(offsets), validity(array))
     if pa.types.is_null(kind):
         return Numbers(np.zeros(count, np.float32), np.zeros(count, np.bool_))
-    return Numbers(_numbers(array, name), validity(array))
+    return _numbers(array, name)
 
 
-def _numbers(array: "pa.Array", name: str) -> npt.NDArray[np.float32]:
+def _numbers(array: "pa.Array", name: str) -> Numbers:
     import pyarrow as pa
 
-    kind = array.type
+    kind, valid = array.type, validity(array)
     if pa.types.is_decimal(kind):
         array = array.cast(pa.float64())
     elif not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise InvalidInputError(f"{name} must hold numbers, got {kind}; cast it, as in {name}::FLOAT[]")
+        raise InvalidInputError(f"{name} must be real numbers, got {kind}; cast it, as in {name}::FLOAT[]")
     if array.null_count:
         array = array.fill_null(0)
-    numbers: npt.NDArray[np.float32] = as_floats(kernel_ready(array.to_numpy(zero_copy_only=False)), name)
-    return numbers
+    given = array.to_numpy(zero_copy_only=False)
+    if given.dtype == np.float32:
+        return Numbers(kernel_ready(given), valid)
+    with np.errstate(over="ignore"):
+        narrow = given.astype(np.float32)
+    beyond = np.isinf(narrow).any() and (np.isinf(narrow) & np.isfinite(given)).any()  # an error where it is used
+    return Numbers(narrow, valid, given if beyond else None)
 
 
 def list_column(rows: Sequence[npt.NDArray[np.float32] | None]) -> "pa.Array":

@@ -4,23 +4,16 @@ from string import Template
 
 from attnbridge.functional import attention_types
 
-# query[:] is a list also of an array, since DuckDB reads a constant array anew for every row of a chunk.
-_SCORE = "_attnbridge_score(_attnbridge_query(query[:], attention_type, options, current_query_id()), {})"
-# Of lists DuckDB makes Arrow columns number by number, of arrays at once: where the query's type says how long they
-# are, lists are made arrays first, which is five times as fast. (In structs, since a bare NULL has no type.)
-_AS_ARRAY = "CASE WHEN len(key) = len(query) THEN cast_to_type({k: key}, {k: query}).k END"
-
 _MACROS = {
-    "attention_score": f"""
+    "attention_score": """
         (query, key, attention_type := 'scaled_dot', options := NULL) AS
-        CASE WHEN typeof(key) = 'FLOAT[]' AND regexp_full_match(typeof(query), 'FLOAT.[0-9]+.')
-        THEN coalesce({_SCORE.format(_AS_ARRAY)}, {_SCORE.format("key")}) ELSE {_SCORE.format("key")} END""",
+        _attnbridge_score(_attnbridge_query(query, attention_type, options, current_query_id()), key)""",
     "maxsim": """
         (query_tokens, key_tokens) AS
-        _attnbridge_score(_attnbridge_query(query_tokens[:], 'cross', NULL, current_query_id()), key_tokens)""",
+        _attnbridge_score(_attnbridge_query(query_tokens, 'cross', NULL, current_query_id()), key_tokens)""",
     "poincare_distance": """
         (a, b, curvature := -1.0) AS
-        -_attnbridge_score(_attnbridge_query(a[:], 'poincare', {curvature: curvature}, current_query_id()), b)""",
+        _attnbridge_distance(_attnbridge_query(a, 'poincare', {curvature: curvature}, current_query_id()), b)""",
     "attention_scores": """
         (query, keys, attention_type := 'scaled_dot', options := NULL) AS
         _attnbridge_scores(query, keys, attention_type, options, $max_keys)""",
@@ -36,7 +29,7 @@ _MACROS = {
     "attention_rank": """
         (query, ids, keys, k := NULL, attention_type := 'scaled_dot', options := NULL) AS
         list_transform(
-            _attnbridge_rank(query, keys, attention_type, options, $max_keys, k),
+            _attnbridge_rank(query, keys, attention_type, options, $max_keys, k, len(ids)),
             lambda best: {id: ids[best.place], score: best.score, weight: best.weight})""",
     "softmax": "(scores) AS _attnbridge_softmax(scores)",
     "attention_softmax": "(scores) AS _attnbridge_softmax(scores)",  # where the prefix does not say what it belongs to

@@ -3,13 +3,15 @@
 DuckDB copies a constant argument for each of a chunk's 2,048 rows before it calls a Python function, but calls a
 function of nothing but constants once. So the macro has two calls: `query` takes what is the same for many rows and
 returns a number, `score` takes that number and the key. The first is called anew for each chunk (`current_query_id()`
-keeps it from being computed when a statement is planned), so that no number outlives what it stands for.
+keeps it from being computed when a statement is planned), and its numbers stand for the queries as long as DuckDB
+keeps the column of numbers, which is Arrow's memory: the queries go with it.
 """
 
+import contextlib
 import itertools
-import threading
-from collections import deque
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +20,17 @@ from attnbridge.errors import AttentionError, InvalidInputError, NumericalInstab
 from attnbridge.functional import aligned_logits, attention_logits, attention_score, pair_logits
 from attnbridge.integrations.duckdb.arguments import settings
 from attnbridge.integrations.duckdb.lists import Lists, Places, as_lists, whole
+from attnbridge.manifolds import HyperbolicSpace
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.scoring import resolve
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Scores = npt.NDArray[np.float64]
+
 # A query's number is that of its batch times this, plus its row there: more than a chunk has.
 _ROWS = 1 << 20
-# Batches that a thread keeps: so many in any case, up to the second number while they are no larger than the third.
-_KEPT, _MOST_KEPT, _KEPT_BYTES = 16, 1024, 16 << 20
-_MOST_THREADS = 256
 
 _numbers = itertools.count()
 
@@ -38,6 +43,15 @@ class _Queries:
         self.vectors = vectors
         self.codes, self.settings = settings(types, options)
         self._resolved: dict[int, tuple[AttentionType, dict[str, Any]]] = {}
+        _batches[self.number] = self
+
+    def column(self) -> "pa.Array":
+        """Return the queries' numbers as a column that keeps them alive."""
+        import pyarrow as pa
+
+        numbers = self.number * _ROWS + np.arange(len(self.codes))
+        memory = pa.foreign_buffer(numbers.ctypes.data, numbers.nbytes, base=(numbers, self))
+        return pa.Array.from_buffers(pa.int64(), len(numbers), [None, memory])
 
     def resolved(self, row: int) -> tuple[AttentionType, dict[str, Any]]:
         """Return the registry's row and the checked options of a query."""
@@ -56,98 +70,69 @@ class _Queries:
         return attention_score(self.vectors.value(row), key, name, **options)
 
 
-class _Kept:
-    """The last batches of one thread."""
-
-    def __init__(self) -> None:
-        self._batches: deque[_Queries] = deque()
-        self._nbytes = 0
-
-    def keep(self, batch: _Queries) -> None:
-        """Keep a batch, and let go of what is older than one statement can need."""
-        self._batches.append(batch)
-        self._nbytes += batch.vectors.nbytes
-        while len(self._batches) > _MOST_KEPT or (len(self._batches) > _KEPT and self._nbytes > _KEPT_BYTES):
-            self._nbytes -= self._batches.popleft().vectors.nbytes
-
-    def find(self, number: int) -> _Queries | None:
-        """Return the batch of a number, where it is kept."""
-        return next((batch for batch in reversed(self._batches) if batch.number == number), None)
-
-
-# By thread, since DuckDB makes both calls of a chunk in one. `threading.local` would not do: to Python, a thread of
-# DuckDB's is a new one at every call.
-_kept: dict[int, _Kept] = {}
-
-
-def _keep(batch: _Queries) -> None:
-    mine = _kept.get(threading.get_ident())
-    if mine is None:
-        for other in list(_kept)[: len(_kept) + 1 - _MOST_THREADS]:
-            _kept.pop(other, None)
-        mine = _kept[threading.get_ident()] = _Kept()
-    mine.keep(batch)
-
-
-def _find(number: int) -> _Queries:
-    mine = _kept.get(threading.get_ident())
-    batch = None if mine is None else mine.find(number)
-    if batch is None:
-        raise InvalidInputError(
-            "the query of this score is not known any more; call attention_score(query, key) in one expression"
-        )
-    return batch
+_batches: weakref.WeakValueDictionary[int, _Queries] = weakref.WeakValueDictionary()
 
 
 def query(queries: Any, types: Any, options: Any, _statement: Any = None) -> Any:
-    """Return a number for each query, NULL for NULL."""
-    import pyarrow as pa
-
-    batch = _Queries(as_lists(queries, "query"), types, options)
-    _keep(batch)
-    numbers = batch.number * _ROWS + np.arange(len(batch.codes))
-    valid = batch.vectors.valid
-    return pa.array(numbers, pa.int64(), mask=None if valid is None else ~valid)
+    """Return a number for each query."""
+    return _Queries(as_lists(queries, "query"), types, options).column()
 
 
 def score(numbers: Any, keys: Any) -> Any:
     """Return the score of each pair of a query, by its number, and a key: NULL where one of them is."""
+    return _of_pairs(_fill_scores, numbers, as_lists(keys, "key"))
+
+
+def distance(numbers: Any, keys: Any) -> Any:
+    """Return the distance in the ball of each pair of a point, by its number, and another: NULL where one is."""
+    return _of_pairs(_fill_distances, numbers, as_lists(keys, "b"))
+
+
+def _of_pairs(fill: Callable[[Scores, Places, _Queries, Places, Lists], None], numbers: Any, keys: Lists) -> "pa.Array":
+    """Return a column of what `fill` puts at places, whose queries are at rows of a batch."""
     import pyarrow as pa
 
-    given, lists = whole(numbers), as_lists(keys, "key")
-    known = np.ones(len(given), np.bool_) if lists.valid is None else lists.valid
-    if given.null_count:
-        known = known & given.is_valid().to_numpy(zero_copy_only=False)
-        given = given.fill_null(0)
-    out = np.zeros(len(given))
-    asked, places = given.to_numpy(), np.flatnonzero(known)
-    while len(places):
-        number = asked[places[0]] // _ROWS
-        mine = asked[places] // _ROWS == number
-        _fill(out, places[mine], _find(int(number)), asked[places[mine]] % _ROWS, lists)
-        places = places[~mine]
+    given = whole(numbers)
+    known = np.ones(len(given), np.bool_) if keys.valid is None else keys.valid.copy()
+    asked, out = given.to_numpy(), np.zeros(len(given))
+    for number in np.unique(asked // _ROWS):
+        batch = _batches.get(int(number))
+        if batch is None:
+            raise InvalidInputError("the query of this score is not known any more; call attention_score(query, key)")
+        mine = asked // _ROWS == number
+        if batch.vectors.valid is not None:
+            known[mine] &= batch.vectors.valid[asked[mine] % _ROWS]
+        places = np.flatnonzero(known & mine)
+        if len(places):
+            fill(out, places, batch, asked[places] % _ROWS, keys)
     return pa.array(as_float(out), mask=None if known.all() else ~known)
 
 
-def _fill(out: npt.NDArray[np.float64], places: Places, batch: _Queries, rows: Places, keys: Lists) -> None:
-    """Fill `out` at some places, whose queries are at `rows` of a batch."""
+def _fill_scores(out: Scores, places: Places, batch: _Queries, rows: Places, keys: Lists) -> None:
     if (rows == rows[0]).all():
         _fill_one(out, places, batch, int(rows[0]), keys)
         return
-    if len(batch.settings) == 1:
-        queries, block = batch.vectors.block(rows), keys.block(places)
-        if queries is not None and block is not None and queries.shape == block.shape:
-            try:
-                out[places] = aligned_logits(*batch.resolved(int(rows[0])), queries, block)
-            except AttentionError:  # which of the pairs it is, they say one by one
-                pass
-            else:
-                return
-    for row in np.unique(rows):
-        _fill_one(out, places[rows == row], batch, int(row), keys)
+    codes = batch.codes[rows]
+    for code in np.unique(codes):
+        mine = codes == code
+        if not _fill_aligned(out, places[mine], batch, rows[mine], keys):
+            for place, row in zip(places[mine], rows[mine], strict=True):
+                out[place] = batch.score(int(row), keys.value(int(place)))
 
 
-def _fill_one(out: npt.NDArray[np.float64], places: Places, batch: _Queries, row: int, keys: Lists) -> None:
+def _fill_aligned(out: Scores, places: Places, batch: _Queries, rows: Places, keys: Lists) -> bool:
+    """Fill `out` at some places, all of one type and options, and return whether that was possible."""
+    queries, block = batch.vectors.block(rows), keys.block(places)
+    if queries is None or block is None or queries.shape != block.shape:
+        return False
+    try:
+        out[places] = aligned_logits(*batch.resolved(int(rows[0])), queries, block)
+    except AttentionError:  # which of the pairs it is, they say one by one
+        return False
+    return True
+
+
+def _fill_one(out: Scores, places: Places, batch: _Queries, row: int, keys: Lists) -> None:
     """Fill `out` at some places, all of one query."""
     kind, options = batch.resolved(row)
     vector = batch.vectors.value(row)
@@ -164,6 +149,20 @@ def _fill_one(out: npt.NDArray[np.float64], places: Places, batch: _Queries, row
         pass
     for place in places:
         out[place] = batch.score(row, keys.value(int(place)))
+
+
+def _fill_distances(out: Scores, places: Places, batch: _Queries, rows: Places, keys: Lists) -> None:
+    codes = batch.codes[rows]
+    for code in np.unique(codes):
+        mine = codes == code
+        space = HyperbolicSpace(**batch.settings[code][1])
+        points, block = batch.vectors.block(rows[mine]), keys.block(places[mine])
+        if points is not None and block is not None and points.shape == block.shape:
+            with contextlib.suppress(AttentionError):  # which of the pairs it is, they say one by one
+                out[places[mine]] = space.distance(points, block)
+                continue
+        for place, row in zip(places[mine], rows[mine], strict=True):
+            out[place] = space.distance(batch.vectors.value(int(row)), keys.value(int(place)))
 
 
 def as_float(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

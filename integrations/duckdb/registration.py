@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from attnbridge.errors import InvalidConfigError
 from attnbridge.functional import MAX_KEYS
 from attnbridge.integrations.duckdb import lookup, pairs, sets
@@ -33,6 +35,7 @@ def _of_any(function: Callable[..., Any]) -> Callable[..., Any]:
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_query": (_of_any(pairs.query), "BIGINT"),
     "_attnbridge_score": (_of_any(pairs.score), "FLOAT"),
+    "_attnbridge_distance": (_of_any(pairs.distance), "FLOAT"),
     "_attnbridge_softmax": (_of_any(sets.softmax), "FLOAT[]"),
     "_attnbridge_scores": (_of_any(sets.scores), "FLOAT[]"),
     "_attnbridge_attention": (_of_any(sets.attention), "FLOAT[]"),
@@ -41,6 +44,10 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_search_varchar": (_of_any(lookup.search_varchar), _HITS.format("VARCHAR")),
     "_attnbridge_payload": (_of_any(lookup.payload), "VARCHAR"),
 }
+
+# The GNU C library gives freed memory back to the system, page by page, until a block as large as this has been freed
+# (mallopt(3), M_MMAP_THRESHOLD); then it keeps what DuckDB asks for again with each chunk's Arrow column.
+_LARGEST = (32 << 20) - (64 << 10)
 
 _lock = threading.Lock()
 
@@ -155,18 +162,10 @@ def _create_functions(cursor: "duckdb.DuckDBPyConnection") -> None:
     import duckdb
     from duckdb import func
 
-    there = {
-        name
-        for (name,) in cursor.execute(
-            "SELECT function_name FROM duckdb_functions() WHERE starts_with(function_name, '_attnbridge_')"
-        ).fetchall()
-    }
+    np.empty(_LARGEST, np.uint8)
     for name, (function, returned) in _FUNCTIONS.items():
-        if name not in there:
-            with contextlib.suppress(duckdb.CatalogException):  # another thread was first
-                cursor.create_function(
-                    name, function, return_type=returned, type=func.ARROW, null_handling=func.SPECIAL
-                )
+        with contextlib.suppress(duckdb.CatalogException):  # it is there; to ask which are takes ten times as long
+            cursor.create_function(name, function, return_type=returned, type=func.ARROW, null_handling=func.SPECIAL)
 
 
 def _call(con: "duckdb.DuckDBPyConnection", macro: str) -> str | None:
@@ -174,7 +173,7 @@ def _call(con: "duckdb.DuckDBPyConnection", macro: str) -> str | None:
     import duckdb
 
     try:
-        (value,) = con.execute(f"SELECT {identifier(macro)}()").fetchone() or (None,)
+        ((value,),) = con.execute(f"SELECT {identifier(macro)}()").fetchall()  # a result half read would be in the way
     except duckdb.CatalogException:
         return None
     return None if value is None else str(value)
@@ -186,8 +185,8 @@ def _create_macros(
     """Create macros where the connection finds them: in its current schema, or temporary ones."""
     import duckdb
 
-    places = con.execute("SELECT current_database(), current_schema()").fetchone()
-    place = ".".join(map(identifier, places or ()))
+    (places,) = con.execute("SELECT current_database(), current_schema()").fetchall()
+    place = ".".join(map(identifier, places))
     cursor.begin()
     try:
         for name, body in bodies.items():

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.errors import DimensionMismatchError
 from attnbridge.functional import attention as attend
 from attnbridge.functional import attention_logits, attention_scores
 from attnbridge.functional import softmax as softmax_of
@@ -44,17 +45,23 @@ def attention(queries: Any, keys: Any, contents: Any, types: Any, options: Any, 
     return list_column(_each(one, lists, types, options, limits))
 
 
-def rank(queries: Any, keys: Any, types: Any, options: Any, limits: Any, most: Any) -> Any:
+def rank(queries: Any, keys: Any, types: Any, options: Any, limits: Any, most: Any, entries: Any) -> Any:
     """Return for each query its keys' places, from 1, with score and weight: the best `most`, or all, best first."""
 
-    def one(query: Any, rows: Any, name: str, limit: int, count: Any, /, **option: Any) -> dict[str, Array]:
+    def one(
+        query: Any, rows: Any, name: str, limit: int, count: Any, ids: int | None, /, **option: Any
+    ) -> dict[str, Array] | None:
+        if ids is None:
+            return None
         logits = attention_logits(query, rows, name, max_keys=limit, **option)
+        if ids != len(logits):
+            raise DimensionMismatchError(f"ids must have an entry for each of {len(logits)} keys, got {ids}")
         weights = attention_scores(query, rows, name, max_keys=limit, **option)
         best = np.argsort(-logits, kind="stable")[: None if count is None else as_count(count, "k")]
         return {"place": best + 1, "score": as_float(logits[best]), "weight": weights[best]}
 
     lists = [as_lists(queries, "query"), as_lists(keys, "keys")]
-    return struct_lists(_each(one, lists, types, options, limits, most), _RANKED)
+    return struct_lists(_each(one, lists, types, options, limits, most, entries), _RANKED)
 
 
 def _each(one: Callable[..., Any], lists: list[Lists], types: Any, options: Any, *others: Any) -> list[Any]:
