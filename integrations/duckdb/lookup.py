@@ -4,7 +4,8 @@ import json
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import repeat
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from attnbridge.errors import AttentionError, InvalidConfigError
 from attnbridge.hits import Hits
 from attnbridge.integrations.duckdb.arguments import as_options, values
 from attnbridge.integrations.duckdb.lists import Lists, as_lists, whole
+from attnbridge.integrations.search import columns_of
 from attnbridge.jsonable import jsonable
 from attnbridge.validation import as_bool
 
@@ -86,10 +88,9 @@ class _Searches:
 
     def batches(self) -> Iterator[list[int]]:
         """Yield the rows of queries, NULL left out, that one call can search."""
-        given = [[value is not None for value in self.options["query_text"]], ~_nulls(self.tokens)]
-        given.append([value is not None for value in self.options["position"]])
-        columns = [*(self.options[name] for name in _ALIKE), *given]
-        differing = [column for column in columns if any(value is not column[0] for value in column)]
+        given = [[value is not None for value in self.options[name]] for name in ("query_text", "position")]
+        columns = [*(self.options[name] for name in _ALIKE), *given, (~_nulls(self.tokens)).tolist()]
+        differing = [column for column in columns if any(map(is_not, column, repeat(column[0])))]
         batches: dict[str, list[int]] = {}
         for row in np.flatnonzero(~_nulls(self.queries)).tolist():
             batches.setdefault(repr([column[row] for column in differing]), []).append(row)
@@ -161,23 +162,21 @@ def _as_column(found: Sequence[Hits | None], ids: str) -> "pa.Array":
     """Return hits as a column of lists of structs, None as NULL."""
     import pyarrow as pa
 
-    there = [hits for hits in found if hits is not None]
-    numbers = {
-        name: np.concatenate([np.empty(0, dtype), *(getattr(hits, name) for hits in there)])
-        for name, dtype in (("scores", np.float64), ("weights", np.float64), ("distances", np.float32))
-    }
-    fields = [_as_ids(list(chain.from_iterable(hits.ids for hits in there)), ids), *map(pa.array, numbers.values())]
+    null = np.array([hits is None for hits in found], np.bool_)
+    columns = columns_of([hits for hits in found if hits is not None])
+    fields = [_as_ids(columns.ids.tolist(), ids), *map(pa.array, (columns.scores, columns.weights, columns.distances))]
     hits = pa.StructArray.from_arrays(fields, ["id", "score", "weight", "distance"])
-    offsets = np.cumsum([0, *(0 if one is None else len(one) for one in found)], dtype=np.int32)
-    null = pa.array([one is None for one in found], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets), hits, mask=null if len(there) < len(found) else None)
+    offsets = np.zeros(len(found) + 1, np.int32)
+    offsets[1:][~null] = columns.lengths
+    np.cumsum(offsets, out=offsets)
+    return pa.ListArray.from_arrays(pa.array(offsets), hits, mask=pa.array(null) if null.any() else None)
 
 
 def _as_ids(ids: list[Any], kind: str) -> "pa.Array":
     import pyarrow as pa
 
     if kind == "varchar":
-        return pa.array(map(str, ids), pa.string())
+        return pa.array([str(id) for id in ids], pa.string())
     if ids and not isinstance(ids[0], int):
         raise InvalidConfigError(
             "the index held whole numbers for ids when it was registered and holds text now; call "

@@ -188,8 +188,7 @@ def _connection(con: Any) -> "duckdb.DuckDBPyConnection":
         con = duckdb.default_connection()
     if not isinstance(con, duckdb.DuckDBPyConnection):
         raise InvalidConfigError(
-            f"con must be a connection of DuckDB's, got {con!r}; duckdb.connect(path) or attnbridge.connect(path) opens "
-            "one"
+            f"con must be a connection of DuckDB's, got {con!r}; attnbridge.connect(path) opens one"
         )
     try:
         con.execute("SELECT 1").fetchall()
@@ -207,7 +206,7 @@ def _require_bridge(index: Any) -> None:
 
     if not isinstance(index, AttentionVectorBridge):
         raise InvalidConfigError(
-            f"index must be an AttentionVectorBridge, got {index!r}; AttentionVectorBridge.open(folder) opens a saved one"
+            f"index must be an AttentionVectorBridge, got {index!r}; AttentionVectorBridge.open(folder) reads one"
         )
 
 
