@@ -7,13 +7,15 @@ from attnbridge.functional import attention_types
 _MACROS = {
     "attention_score": """
         (query, key, attention_type := 'scaled_dot', options := NULL) AS
-        _attnbridge_score(_attnbridge_query(query, attention_type, options, current_query_id()), key)""",
+        _attnbridge_score(_attnbridge_query(query, attention_type, options, union_tag(union_value(k := key))), key)""",
     "maxsim": """
         (query_tokens, key_tokens) AS
-        _attnbridge_score(_attnbridge_query(query_tokens, 'cross', NULL, current_query_id()), key_tokens)""",
+        _attnbridge_score(
+            _attnbridge_query(query_tokens, 'cross', NULL, union_tag(union_value(k := key_tokens))), key_tokens)""",
     "poincare_distance": """
         (a, b, curvature := -1.0) AS
-        _attnbridge_distance(_attnbridge_query(a, 'poincare', {curvature: curvature}, current_query_id()), b)""",
+        _attnbridge_distance(
+            _attnbridge_query(a, 'poincare', {curvature: curvature}, union_tag(union_value(k := b))), b)""",
     "attention_scores": """
         (query, keys, attention_type := 'scaled_dot', options := NULL) AS
         _attnbridge_scores(query, keys, attention_type, options, $max_keys)""",

@@ -2,14 +2,15 @@
 
 DuckDB copies a constant argument for each of a chunk's 2,048 rows before it calls a Python function, but calls a
 function of nothing but constants once. So the macro has two calls: `query` takes what is the same for many rows and
-returns a number, `score` takes that number and the key. The first is called anew for each chunk (`current_query_id()`
-keeps it from being computed when a statement is planned), and its numbers stand for the queries as long as DuckDB
-keeps the column of numbers, which is Arrow's memory: the queries go with it.
+returns a number, `score` takes that number and the key. The first is called anew for each chunk (the key's tag as a
+union, always the same, is an argument so that DuckDB does not call it when a statement is planned), and its numbers
+stand for the queries as long as DuckDB keeps the column of numbers, which is Arrow's memory: the queries go with it.
 """
 
 import contextlib
 import itertools
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ Scores = npt.NDArray[np.float64]
 
 # A query's number is that of its batch times this, plus its row there: more than a chunk has.
 _ROWS = 1 << 20
+
+# Of a pair of constants DuckDB does compute the number when a statement is planned, and keeps nothing but that: so many
+# of the last single queries are kept, and of large ones (in bytes) fewer.
+_KEPT, _LARGE, _KEPT_LARGE = 1024, 16384, 16
 
 _numbers = itertools.count()
 
@@ -71,11 +76,16 @@ class _Queries:
 
 
 _batches: weakref.WeakValueDictionary[int, _Queries] = weakref.WeakValueDictionary()
+_single: deque[_Queries] = deque(maxlen=_KEPT)
+_large: deque[_Queries] = deque(maxlen=_KEPT_LARGE)
 
 
-def query(queries: Any, types: Any, options: Any, _statement: Any = None) -> Any:
+def query(queries: Any, types: Any, options: Any, _of_key: Any) -> Any:
     """Return a number for each query."""
-    return _Queries(as_lists(queries, "query"), types, options).column()
+    batch = _Queries(as_lists(queries, "query"), types, options)
+    if len(batch.codes) == 1:
+        (_single if batch.vectors.nbytes < _LARGE else _large).append(batch)
+    return batch.column()
 
 
 def score(numbers: Any, keys: Any) -> Any:
