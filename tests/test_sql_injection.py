@@ -243,6 +243,13 @@ def test_texts_of_the_registry(monkeypatch):
         assert con.execute("SELECT count(*) FROM x").fetchall() == [(0,)]
 
 
+@pytest.mark.parametrize("name", ["secret.csv", "{folder}/secret.csv", '"secret.csv"', '"{folder}/secret.csv"'])
+def test_a_table_is_no_file(safe, name):
+    con, fill = safe
+    with pytest.raises(AttentionError, match=r"table or view: there is no .*secret\.csv.* in the database; from_p"):
+        ab.AttentionVectorBridge.from_duckdb(con, fill(name), vector="secret")
+
+
 @pytest.mark.parametrize("value", ["", "a'b", 'a"b', "a''b", "--", "ü; DROP TABLE x", "a.b", '"a"."b"', "\\'"])
 def test_literals_and_names(value):
     with duckdb.connect() as con:

@@ -98,6 +98,15 @@ def register(
         A connection that is closed, or in a transaction while something has to be made; a prefix with which a macro of
         your own would be replaced.
 
+    Notes
+    -----
+    ``ruvector_search(query, k := 10, candidates, where_sql, rerank, params, query_text, query_tokens, position, ef,
+    exact, radius, threshold)`` is `AttentionVectorBridge.search` as a table of id, score, weight, distance and payload:
+    every argument may differ by row where it is lateral (``FROM queries, ruvector_search(embedding, k := 5)``), and
+    NULL is Python's None. Rows come best first out of one search; joins, lateral ones too, promise no order. payload
+    is JSON, ``{}`` where the index has none, NULL where the document was removed meanwhile, and is read only where it
+    is selected. It searches with as many threads as DuckDB has, at most the index's own number.
+
     Examples
     --------
     >>> import duckdb, attnbridge.integrations.duckdb as ad
