@@ -140,8 +140,9 @@ def register(
                 _create_macros(
                     con if place.temporary else cursor, place, bodies | {marker: f"() AS {text(wanted)}"}, yours
                 )
-        if token in lookup.indexes:
-            _kept.setdefault(con, {})[place, prefix.lower()] = lookup.indexes[token]
+        searched = lookup.indexes.get(token)
+        if searched is not None:
+            _kept.setdefault(con, {})[place, prefix.lower()] = searched
 
 
 def connect(
