@@ -15,7 +15,7 @@ from attnbridge.integrations.graph import Graph
 from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.persistent import Persistent
 from attnbridge.integrations.store import Store
-from attnbridge.integrations.tables import Columns, Source, from_file, from_relation
+from attnbridge.integrations.tables import Columns, Source, from_file, from_relation, require_table
 from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.progress import progress_bar
 from attnbridge.scoring import resolve
@@ -242,6 +242,7 @@ class Constructors(Persistent):
         import duckdb
 
         try:
+            require_table(con, table)
             relation = con.table(table)
         except duckdb.Error as error:
             raise InvalidInputError(f"table must name a table or view: {str(error).splitlines()[0]}") from error

@@ -80,6 +80,21 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def require_table(con: Any, name: str) -> None:
+    """Refuse what is no table or view of the database: DuckDB would open a file of that name."""
+    parts = [bare or quoted[1:-1].replace('""', '"') for quoted, bare in re.findall(r'("(?:[^"]|"")*")|([^".]+)', name)]
+    there = con.sql(
+        "SELECT count(*) FROM (SELECT database_name, schema_name, table_name FROM duckdb_tables() "
+        "UNION ALL SELECT database_name, schema_name, view_name FROM duckdb_views()) AS t(of, within, name) "
+        "WHERE lower(name) = lower($name) AND ($before IS NULL OR lower($before) IN (lower(of), lower(within)))",
+        params={"name": (parts or [name])[-1], "before": parts[-2] if len(parts) > 1 else None},
+    ).fetchall()
+    if there == [(0,)]:
+        raise InvalidInputError(
+            f"table must name a table or view: there is no {name!r} in the database; from_parquet reads a file"
+        )
+
+
 def _require_column(relation: Any, name: str, option: str, what: str) -> None:
     if name not in relation.columns:
         raise InvalidInputError(

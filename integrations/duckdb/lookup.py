@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _NONE = "none"
 # An index is known to macros by a token; who keeps it alive is whoever registered it.
 _tokens: "weakref.WeakKeyDictionary[AttentionVectorBridge, str]" = weakref.WeakKeyDictionary()
-_indexes: "weakref.WeakValueDictionary[str, AttentionVectorBridge]" = weakref.WeakValueDictionary()
+indexes: "weakref.WeakValueDictionary[str, AttentionVectorBridge]" = weakref.WeakValueDictionary()
 
 # What `search_batch` takes once for all queries, and once for each.
 _ALIKE = ("k", "candidates", "ef", "exact", "radius", "threshold", "rerank")
@@ -38,23 +38,23 @@ _EACH = ("where", "params", "query_text", "position")
 def token_of(index: "AttentionVectorBridge") -> str:
     """Return the token of an index, the same as long as there is the index."""
     token = _tokens.setdefault(index, uuid.uuid4().hex)
-    _indexes[token] = index
+    indexes[token] = index
     return token
 
 
 def known(token: str) -> str:
     """Return a token where its index is still there, else the one of no index."""
-    return token if token in _indexes else _NONE
+    return token if token in indexes else _NONE
 
 
 def ids_of(token: str) -> str:
     """Return which of the search functions goes with the ids of a token's index: bigint or varchar."""
-    index = _indexes.get(token)
+    index = indexes.get(token)
     return "bigint" if index is not None and index._state.store.id_type is int else "varchar"
 
 
 def _index_of(token: str) -> "AttentionVectorBridge":
-    index = _indexes.get(token)
+    index = indexes.get(token)
     if index is None:
         got = "none is registered" if token == _NONE else "the one registered is gone, or of another process"
         raise InvalidConfigError(

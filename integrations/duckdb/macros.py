@@ -61,7 +61,7 @@ def macros(max_keys: int, token: str, ids: str) -> dict[str, str]:
     """
     types = [f"({text(row['name'])}, {text(row['complexity'])}, {text(row['best_for'])})" for row in attention_types()]
     given = {"max_keys": max_keys, "token": text(token), "ids": ids, "types": ", ".join(types)}
-    return {name: " ".join(Template(body).substitute(given).split()) for name, body in _MACROS.items()}
+    return {name: Template(" ".join(body.split())).substitute(given) for name, body in _MACROS.items()}
 
 
 def text(value: str) -> str:

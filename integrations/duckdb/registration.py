@@ -63,9 +63,11 @@ class _Place(NamedTuple):
     schema: str
     temporary: bool
 
-    def of(self, name: str) -> str:
-        """Return a name there, as SQL has it."""
-        return ".".join(map(identifier, (self.database, self.schema, name)))
+    def create(self, name: str) -> str:
+        """Return the SQL that makes a macro there, up to its parameters."""
+        if self.temporary:
+            return f"CREATE OR REPLACE TEMP MACRO {identifier(name)}"
+        return f"CREATE OR REPLACE MACRO {'.'.join(map(identifier, (self.database, self.schema, name)))}"
 
 
 def register(
@@ -103,6 +105,15 @@ def register(
         A connection that is closed, or in a transaction while something has to be made; a prefix with which a macro of
         your own would be replaced.
 
+    Notes
+    -----
+    ``ruvector_search(query, k := 10, candidates, where_sql, rerank, params, query_text, query_tokens, position, ef,
+    exact, radius, threshold)`` is `AttentionVectorBridge.search` as a table of id, score, weight, distance and payload:
+    every argument may differ by row where it is lateral (``FROM queries, ruvector_search(embedding, k := 5)``), and
+    NULL is Python's None. Rows come best first out of one search; joins, lateral ones too, promise no order. payload
+    is JSON, ``{}`` where the index has none, NULL where the document was removed meanwhile, and is read only where it
+    is selected. It searches with as many threads as DuckDB has, at most the index's own number.
+
     Examples
     --------
     >>> import duckdb, attnbridge.integrations.duckdb as ad
@@ -121,21 +132,24 @@ def register(
     _require_bridge(index)
     with _lock:
         place = _place(con)
-        made, macros_there = _functions(con), _macros(con, place)
+        there = _there(con, place)
         marker = f"_attnbridge_{prefix}registered"
-        found = macros_there.get((marker.lower(), "macro"), "").strip("'")
-        token = lookup.known(found.partition(" ")[2]) if index is None else lookup.token_of(index)
+        found = there.get((marker.lower(), "macro"), "").strip("'")
+        token = _token(con, prefix, found) if index is None else lookup.token_of(index)
         bodies = {prefix + name: body for name, body in macros(limit, token, lookup.ids_of(token)).items()}
         wanted = f"{hashlib.sha256(repr(bodies).encode()).hexdigest()[:16]} {token}"
-        names = {name for name, _ in macros_there}
-        if not (found == wanted and made.issuperset(_FUNCTIONS) and names.issuperset(map(str.lower, bodies))):
+        missing = {name.lower() for name in (*_FUNCTIONS, *bodies)} - {name for name, _ in there}
+        if found != wanted or missing:
             _require_no_transaction(con)
             with con.cursor() as cursor:
-                _create_functions(cursor, made)
-                maker = con if place.temporary else cursor
-                _create_macros(maker, place, bodies | {marker: f"() AS {text(wanted)}"}, {} if found else macros_there)
-        if index is not None:
-            _kept.setdefault(con, {})[place, prefix.lower()] = index
+                _create_functions(cursor, missing)
+                yours = {} if found else {key: there[key] for key in there if key[0] in map(str.lower, bodies)}
+                _create_macros(
+                    con if place.temporary else cursor, place, bodies | {marker: f"() AS {text(wanted)}"}, yours
+                )
+        searched = lookup.indexes.get(token)
+        if searched is not None:
+            _kept.setdefault(con, {})[place, prefix.lower()] = searched
 
 
 def connect(
@@ -197,12 +211,6 @@ def _connection(con: Any) -> "duckdb.DuckDBPyConnection":
         raise InvalidConfigError(
             f"con must be a connection of DuckDB's, got {con!r}; attnbridge.connect(path) opens one"
         )
-    try:
-        con.execute("SELECT 1").fetchall()
-    except duckdb.ConnectionException as error:
-        raise InvalidConfigError("con must be open, this connection is closed; open another one") from error
-    except duckdb.TransactionException as error:
-        raise InvalidConfigError("con must not be in an aborted transaction; con.rollback() ends it") from error
     return con
 
 
@@ -228,48 +236,60 @@ def _require_no_transaction(con: "duckdb.DuckDBPyConnection") -> None:
 
 def _place(con: "duckdb.DuckDBPyConnection") -> _Place:
     """Return the current schema, or the connection's temporary one where that cannot be written."""
-    ((database, schema, fixed),) = con.execute(
+    import duckdb
+
+    query = (
         "SELECT database_name, current_schema(), readonly OR internal OR type <> 'duckdb' FROM duckdb_databases() "
         "WHERE database_name = current_database()"
-    ).fetchall()
+    )
+    try:
+        ((database, schema, fixed),) = con.execute(query).fetchall()
+    except duckdb.ConnectionException as error:
+        raise InvalidConfigError("con must be open, this connection is closed; open another one") from error
+    except duckdb.TransactionException as error:
+        raise InvalidConfigError("con must not be in an aborted transaction; con.rollback() ends it") from error
     return _Place("temp", "main", True) if fixed else _Place(database, schema, False)
 
 
-def _functions(con: "duckdb.DuckDBPyConnection") -> set[str]:
-    """Return the names of our functions that a connection's database knows."""
-    query = "SELECT function_name FROM duckdb_functions() WHERE starts_with(function_name, '_attnbridge_')"
-    return {name for (name,) in con.execute(query + " AND database_name = 'system'").fetchall()}
-
-
-def _macros(con: "duckdb.DuckDBPyConnection", place: _Place) -> dict[tuple[str, str], str]:
-    """Return the definitions of all macros in a place, by lower-case name and kind."""
+def _there(con: "duckdb.DuckDBPyConnection", place: _Place) -> dict[tuple[str, str], str]:
+    """Return our functions, and all macros in a place: definitions by lower-case name and kind."""
     query = (
-        "SELECT lower(function_name), function_type, string_agg(macro_definition, '; ') FROM duckdb_functions() "
-        "WHERE database_name = ? AND schema_name = ? AND macro_definition IS NOT NULL GROUP BY ALL"
+        "SELECT lower(function_name), function_type, coalesce(string_agg(macro_definition, '; '), '') "
+        "FROM duckdb_functions() WHERE (database_name = 'system' AND starts_with(function_name, '_attnbridge_')) "
+        "OR (database_name = ? AND schema_name = ? AND macro_definition IS NOT NULL) GROUP BY ALL"
     )
     found = con.execute(query, [place.database, place.schema]).fetchall()
     return {(name, kind): definition for name, kind, definition in found}
 
 
-def _create_functions(cursor: "duckdb.DuckDBPyConnection", there: set[str]) -> None:
+def _token(con: "duckdb.DuckDBPyConnection", prefix: str, found: str) -> str:
+    """Return the token of the index that is registered, here or from this connection elsewhere."""
+    token = lookup.known(found.partition(" ")[2])
+    for (_, other), index in _kept.get(con, {}).items():
+        if not found and other == prefix.lower():
+            token = lookup.token_of(index)
+    return token
+
+
+def _create_functions(cursor: "duckdb.DuckDBPyConnection", missing: set[str]) -> None:
     from duckdb import func
 
     np.empty(_LARGEST, np.uint8)
     for name, (function, returned) in _FUNCTIONS.items():
-        if name not in there:
+        if name in missing:
             cursor.create_function(name, function, return_type=returned, type=func.ARROW, null_handling=func.SPECIAL)
 
 
 def _create_macros(
-    con: "duckdb.DuckDBPyConnection", place: _Place, bodies: dict[str, str], others: dict[tuple[str, str], str]
+    con: "duckdb.DuckDBPyConnection", place: _Place, bodies: dict[str, str], yours: dict[tuple[str, str], str]
 ) -> None:
-    """Create macros, all or none of them, and none in the place of another that is somebody else's."""
+    """Create macros, all or none of them, and none in place of one of the user's."""
     con.begin()
     try:
         for name, body in bodies.items():
-            con.execute(f"CREATE OR REPLACE MACRO {place.of(name)}{body}")
-        now = _macros(con, place) if others else {}
-        replaced = sorted(name for (name, kind), definition in others.items() if now[name, kind] != definition)
+            con.execute(place.create(name) + body)
+        now = _there(con, place) if yours else {}
+        replaced = sorted(name for (name, kind), definition in yours.items() if now[name, kind] != definition)
         if replaced:
             raise InvalidConfigError(
                 f"prefix must leave the macros alone that are there: {', '.join(replaced)} would be replaced; take "
