@@ -225,7 +225,8 @@ def pair_logits(row: AttentionType, options: Options, query: Float, keys: Float)
     """
     if row.metric is None and query.dtype == keys.dtype and len(query) == keys.shape[1]:  # without the detours of many
         logits = np.empty(len(keys))
-        row.logits(query, 0.0, Keys(keys), None, options, logits)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused below
+            row.logits(query, 0.0, Keys(keys), None, options, logits)
         if np.isfinite(logits).all():
             return logits
     mechanism = row.mechanism(options)

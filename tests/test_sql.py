@@ -1,5 +1,7 @@
 """SQL functions against the Python API, to the bit: every type, every shape of statement."""
 
+import re
+
 import duckdb
 import numpy as np
 import pytest
@@ -87,6 +89,24 @@ def test_scores_of_a_cross_join(con, setting):
     got = fetch(con, statement, {"type": setting.name, "options": plain(options)})
     queries, keys = numbers(con, a)[:5], numbers(con, b)
     same(got, each_score(np.repeat(queries, ROWS, axis=0), np.tile(keys, (5, 1)), setting.name, **options))
+
+
+@each_pairwise
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(con, setting, bad):
+    """Wherever they are among others that are, and never a score of them."""
+    a, b = columns_for(setting)
+    spoilt = np.full(DIM, 0.125, np.float32)
+    spoilt[place := len(str(setting)) % DIM] = bad
+    given = {"type": setting.name, "options": plain(setting.of(DIM)), "spoilt": spoilt}
+    wrong = "CASE WHEN i = 301 THEN $spoilt::FLOAT[] ELSE {}::FLOAT[] END"
+    constant = f"(SELECT {a} FROM t WHERE i = 2)"
+    cases = [(wrong.format(a), b, "query"), (a, wrong.format(b), "key"), (constant, wrong.format(b), "key")]
+    for query, key, name in cases:
+        with pytest.raises(duckdb.InvalidInputException) as raised:
+            con.execute(f"SELECT ruvector_attention_score({query}, {key}, $type, $options) FROM t", given).fetchall()
+        where = rf"{name}(\[0\])? must be finite: (position|row 0, column) {place} is"
+        assert re.search(where, str(raised.value))
 
 
 def settings_of_sets():
