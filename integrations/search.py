@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,42 @@ class _Ranked:
         if name == "scores":  # not those that `parts` are of
             return self.scores[number, window].copy()
         return getattr(self, name)[number][window]
+
+    def columns(self, numbers: Sequence[int]) -> "Columns":
+        """Return what `columns_of` does, of some of the queries."""
+        if self.distances is None:
+            self.distances = self.nearness()
+        ends = [(self.windows[number].start, self.windows[number].stop) for number in numbers]
+        starts, stops = np.array(ends, np.int64).T
+        ranks = np.arange(self.rows.shape[1])
+        kept = (ranks >= starts[:, None]) & (ranks < stops[:, None])
+        ids = np.array([self.ids[number] for number in numbers], object)
+        numeric = (values[numbers][kept] for values in (self.scores, self.weights, self.distances))
+        return Columns(kept.sum(axis=1), ids[kept], *numeric)
+
+
+class Columns(NamedTuple):
+    """What several queries found, one's hits after the other's, and how many hits each has."""
+
+    lengths: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.object_]
+    scores: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    distances: npt.NDArray[np.float32]
+
+
+def columns_of(found: Sequence[Hits]) -> Columns:
+    """Return the columns of all hits together, as their chunk has them, without making each query's."""
+    parts = [Columns(np.empty(0, np.int64), np.empty(0, object), _NONE, _NONE, np.empty(0, np.float32))]
+    for source, group in groupby(found, lambda hits: getattr(hits, "_source", None)):
+        several = list(group)
+        if isinstance(source, _Ranked):
+            parts.append(source.columns([hits._number for hits in several]))
+            continue
+        for hits in several:
+            ids = np.array(hits.ids, object)
+            parts.append(Columns(np.array([len(ids)]), ids, hits.scores, hits.weights, hits.distances))
+    return Columns(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 class _Staged:

@@ -98,24 +98,29 @@ class Store:
         objects = view.count if places is not None or self._kind is str else 0
         return view.ids.nbytes + int(each * objects) + (0 if places is None else sys.getsizeof(places))
 
+    @property
+    def id_type(self) -> type | None:
+        """The type of all ids, str or int; None before the first is there."""
+        return self._kind
+
     def rows_of(self, ids: Sequence[Id]) -> tuple[View, list[int]]:
         """Return the present view and the rows that ids name there; an unknown id is an error that names it."""
-        with self.lock:
-            view, places = self.view, self._places()
-            rows = [places.get(id) for id in ids]
-        found = []
+        view, rows = self.found(ids)
         for id, row in zip(ids, rows, strict=True):
-            if row is None:
+            if row < 0:
                 kind = self._kind.__name__ if self._kind else "no"
                 raise UnknownIdError(f"id {id!r} is not in the index, which holds {view.live} rows with {kind} ids")
-            found.append(row)
-        return view, found
+        return view, rows
+
+    def found(self, ids: Sequence[Id]) -> tuple[View, list[int]]:
+        """Return the present view and each id's row there, -1 for one that is not there."""
+        with self.lock:
+            places = self._places()
+            return self.view, [places.get(id, -1) for id in ids]
 
     def places(self, ids: Sequence[Id]) -> list[int]:
         """Return the row of each id, -1 for one that is not there."""
-        with self.lock:
-            places = self._places()
-            return [places.get(id, -1) for id in ids]
+        return self.found(ids)[1]
 
     def known(self, ids: Sequence[Id]) -> list[int]:
         """Return the rows of those ids that are there."""

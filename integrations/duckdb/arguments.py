@@ -62,8 +62,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def as_options(value: Any) -> dict[str, Any]:
-    """Return the options of an attention type out of a STRUCT, a MAP or NULL.
+def as_options(value: Any, name: str = "options") -> dict[str, Any]:
+    """Return values by name out of a STRUCT, a MAP or NULL.
 
     Raises
     ------
@@ -74,5 +74,5 @@ def as_options(value: Any) -> dict[str, Any]:
     if isinstance(value, list) and all(isinstance(entry, tuple) and len(entry) == 2 for entry in value):
         value = dict(value)
     if not isinstance(value, dict):
-        raise InvalidConfigError(f"options must be a STRUCT such as {{scale: 1.0}}, got {value!r}")
+        raise InvalidConfigError(f"{name} must be a STRUCT such as {{scale: 1.0}}, got {value!r}")
     return {name: plain(inner) for name, inner in value.items()}

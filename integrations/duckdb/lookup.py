@@ -3,53 +3,64 @@
 import json
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from attnbridge.errors import InvalidConfigError
+from attnbridge.errors import AttentionError, InvalidConfigError
 from attnbridge.hits import Hits
-from attnbridge.integrations.duckdb.arguments import values
-from attnbridge.integrations.duckdb.lists import Lists, as_lists, struct_lists, whole
+from attnbridge.integrations.duckdb.arguments import as_options, values
+from attnbridge.integrations.duckdb.lists import Lists, as_lists, whole
+from attnbridge.integrations.search import columns_of
 from attnbridge.jsonable import jsonable
+from attnbridge.validation import as_bool
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from attnbridge.integrations.bridge import AttentionVectorBridge
 
+# What macros without an index have for a token.
+_NONE = "none"
+# An index is known to macros by a token; who keeps it alive is whoever registered it.
+_tokens: "weakref.WeakKeyDictionary[AttentionVectorBridge, str]" = weakref.WeakKeyDictionary()
+indexes: "weakref.WeakValueDictionary[str, AttentionVectorBridge]" = weakref.WeakValueDictionary()
 
-class Registration:
-    """What the macros of a database refer to by a token.
-
-    Parameters
-    ----------
-    index : AttentionVectorBridge or None
-    """
-
-    def __init__(self, index: "AttentionVectorBridge | None") -> None:
-        self.token = uuid.uuid4().hex
-        self._index = index
-        self._weakly = None if index is None else weakref.ref(index)
-        first = None if index is None else next(iter(index.ids()), None)
-        self.ids = "bigint" if isinstance(first, int) else "varchar"
-        _registrations[self.token] = self
-
-    @property
-    def index(self) -> "AttentionVectorBridge | None":
-        """The index, where there is one."""
-        return None if self._weakly is None else self._weakly()
-
-    def let_go(self) -> None:
-        """Hold the index weakly from now on: the connection that it was registered with is gone."""
-        self._index = None
+# What `search_batch` takes once for all queries, and once for each.
+_ALIKE = ("k", "candidates", "ef", "exact", "radius", "threshold", "rerank")
+_EACH = ("where", "params", "query_text", "position")
 
 
-_registrations: dict[str, Registration] = {}
+def token_of(index: "AttentionVectorBridge") -> str:
+    """Return the token of an index, the same as long as there is the index."""
+    token = _tokens.setdefault(index, uuid.uuid4().hex)
+    indexes[token] = index
+    return token
 
 
-def registration(token: str) -> Registration | None:
-    """Return what is registered under a token in this process."""
-    return _registrations.get(token)
+def known(token: str) -> str:
+    """Return a token where its index is still there, else the one of no index."""
+    return token if token in indexes else _NONE
+
+
+def ids_of(token: str) -> str:
+    """Return which of the search functions goes with the ids of a token's index: bigint or varchar."""
+    index = indexes.get(token)
+    return "bigint" if index is not None and index._state.store.id_type is int else "varchar"
+
+
+def _index_of(token: str) -> "AttentionVectorBridge":
+    index = indexes.get(token)
+    if index is None:
+        got = "none is registered" if token == _NONE else "the one registered is gone, or of another process"
+        raise InvalidConfigError(
+            f"search needs an index, {got}; call attnbridge.integrations.duckdb.register(con, index=bridge)"
+        )
+    return index
 
 
 def search_bigint(*columns: Any) -> Any:
@@ -62,57 +73,130 @@ def search_varchar(*columns: Any) -> Any:
     return _search("varchar", *columns)
 
 
+class _Searches:
+    """The queries of a chunk that go to one index, each with its options.
+
+    Parameters
+    ----------
+    queries, tokens : Lists
+    options : dict of str to list
+        Under the Python API's names, a value for each query.
+    """
+
+    def __init__(self, queries: Lists, tokens: Lists, options: dict[str, list[Any]]) -> None:
+        self.queries, self.tokens, self.options = queries, tokens, options
+
+    def batches(self) -> Iterator[list[int]]:
+        """Yield the rows of queries, NULL left out, that one call can search."""
+        given = [[value is not None for value in self.options[name]] for name in ("query_text", "position")]
+        columns = [*(self.options[name] for name in _ALIKE), *given, (~_nulls(self.tokens)).tolist()]
+        differing = [column for column in columns if any(map(is_not, column, repeat(column[0])))]
+        batches: dict[str, list[int]] = {}
+        for row in np.flatnonzero(~_nulls(self.queries)).tolist():
+            batches.setdefault(repr([column[row] for column in differing]), []).append(row)
+        yield from batches.values()
+
+    def run(self, index: "AttentionVectorBridge", rows: list[int], threads: int) -> list[Hits]:
+        """Return the hits of some rows' queries, which `batches` put together."""
+        block = self.queries.block(np.array(rows))
+        if block is not None and len(rows) > 1:
+            options = self._alike(rows[0]) | {name: self._each(name, rows) for name in _EACH}
+            if not self.tokens.is_null(rows[0]):
+                options["query_tokens"] = [self.tokens.value(row) for row in rows]
+            try:
+                return index.search_batch(block, **options, threads=min(threads, index.config["threads"]))
+            except AttentionError:  # which of the queries it is, they say one by one
+                pass
+        return [self._one(index, row) for row in rows]
+
+    def _one(self, index: "AttentionVectorBridge", row: int) -> Hits:
+        options = self._alike(row) | {name: self.options[name][row] for name in _EACH}
+        return index.search(self.queries.value(row), **options, query_tokens=self.tokens.value(row))
+
+    def _alike(self, row: int) -> dict[str, Any]:
+        return {name: self.options[name][row] for name in _ALIKE}
+
+    def _each(self, name: str, rows: list[int]) -> list[Any] | None:
+        column = [self.options[name][row] for row in rows]
+        return column if any(value is not None for value in column) else None
+
+
 def _search(
-    ids: str, tokens: Any, queries: Any, k: Any, candidates: Any, wheres: Any, reranks: Any, _statement: Any
-) -> Any:
+    ids: str, tokens: Any, queries: Any, options: Any, query_tokens: Any, threads: Any, _statement: Any
+) -> "pa.Array":
     lists = as_lists(queries, "query")
-    found: list[dict[str, Any] | None] = [None] * len(lists)
-    settings = list(zip(*(values(column) for column in (tokens, k, candidates, wheres, reranks)), strict=True))
-    for setting in dict.fromkeys(settings):
-        rows = [row for row, one in enumerate(settings) if one == setting and not lists.is_null(row)]
-        if rows:
-            for row, hits in zip(rows, _searched(lists, rows, *setting), strict=True):
-                found[row] = _columns(hits, ids)
-    dtypes: dict[str, Any] = {"id": np.int64 if ids == "bigint" else object}
-    return struct_lists(found, dtypes | {"score": np.float64, "weight": np.float64, "distance": np.float32})
+    searches = _Searches(lists, as_lists(query_tokens, "query_tokens"), _options(whole(options)))
+    found: list[Hits | None] = [None] * len(lists)
+    if len(lists):
+        token, most = whole(tokens)[0].as_py(), whole(threads)[0].as_py()
+        for rows in searches.batches():
+            for row, hits in zip(rows, searches.run(_index_of(token), rows, most), strict=True):
+                found[row] = hits
+    return _as_column(found, ids)
 
 
-def _searched(
-    lists: Lists, rows: list[int], token: str, k: Any, candidates: Any, where: Any, rerank: Any
-) -> list[Hits]:
-    """Return the hits of some rows' queries, searched alike."""
-    index = _index_of(token)
-    queries: Any = lists.block(np.array(rows))
-    if queries is None:
-        queries = [lists.value(row) for row in rows]
-    return index.search_batch(queries, k, candidates=candidates, where=where, rerank=() if rerank is None else rerank)
+def _options(column: "pa.StructArray") -> dict[str, list[Any]]:
+    """Return the columns of a struct of options, as Python values under their names."""
+    import pyarrow as pa
+
+    options = {field.name: values(pa.chunked_array([column.field(field.name)])) for field in column.type}
+    for name, convert in _CONVERT.items():
+        once = {id(value): value for value in options[name]}  # one object stays one: a search tells filters by that
+        made = {key: convert(value) for key, value in once.items()}
+        options[name] = [made[id(value)] for value in options[name]]
+    return options
 
 
-def _columns(hits: Hits, ids: str) -> dict[str, Any]:
-    kept: Any = hits.ids if ids == "bigint" else np.array([str(id) for id in hits.ids], object)
-    return {"id": kept, "score": hits.scores, "weight": hits.weights, "distance": hits.distances}
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "exact": lambda value: value is not None and as_bool(value, "exact"),
+    "rerank": lambda value: () if value is None else value,
+    "params": lambda value: None if value is None else as_options(value, "params"),
+}
 
 
-def _index_of(token: str) -> "AttentionVectorBridge":
-    found = _registrations.get(token)
-    if found is None or found.index is None:
+def _nulls(lists: Lists) -> npt.NDArray[np.bool_]:
+    return np.zeros(len(lists), np.bool_) if lists.valid is None else ~lists.valid
+
+
+def _as_column(found: Sequence[Hits | None], ids: str) -> "pa.Array":
+    """Return hits as a column of lists of structs, None as NULL."""
+    import pyarrow as pa
+
+    null = np.array([hits is None for hits in found], np.bool_)
+    columns = columns_of([hits for hits in found if hits is not None])
+    fields = [_as_ids(columns.ids.tolist(), ids), *map(pa.array, (columns.scores, columns.weights, columns.distances))]
+    hits = pa.StructArray.from_arrays(fields, ["id", "score", "weight", "distance"])
+    offsets = np.zeros(len(found) + 1, np.int32)
+    offsets[1:][~null] = columns.lengths
+    np.cumsum(offsets, out=offsets)
+    return pa.ListArray.from_arrays(pa.array(offsets), hits, mask=pa.array(null) if null.any() else None)
+
+
+def _as_ids(ids: list[Any], kind: str) -> "pa.Array":
+    import pyarrow as pa
+
+    if kind == "varchar":
+        return pa.array([str(id) for id in ids], pa.string())
+    if ids and not isinstance(ids[0], int):
         raise InvalidConfigError(
-            "search needs an index, and none is registered with this database in this process; call "
-            "attnbridge.integrations.duckdb.register(con, index=bridge)"
+            "the index held whole numbers for ids when it was registered and holds text now; call "
+            "attnbridge.integrations.duckdb.register(con, index=bridge) again"
         )
-    return found.index
+    return pa.array(ids, pa.int64())
 
 
-def payload(tokens: Any, ids: Any) -> Any:
-    """Return the payload of each document as JSON, NULL where it is not there any more."""
+def payload(tokens: Any, ids: Any) -> "pa.Array":
+    """Return the payload of each document as JSON, NULL where the document is not there any more."""
     import pyarrow as pa
 
     wanted = whole(ids).to_pylist()
-    documents: list[str | None] = [None] * len(wanted)
-    for token in dict.fromkeys(given := values(tokens)):
-        index = _index_of(token)
-        rows = [row for row, id in enumerate(wanted) if given[row] == token and id in index]
-        records: Sequence[dict[str, Any]] = index.payload([wanted[row] for row in rows]) if rows else []
-        for row, record in zip(rows, records, strict=True):
-            documents[row] = json.dumps(jsonable(record), allow_nan=False)
+    if not wanted:
+        return pa.array([], pa.string())
+    store = _index_of(whole(tokens)[0].as_py())._state.store
+    if store.id_type is int:  # text, where it was empty when it was registered
+        wanted = [None if id is None else int(id) for id in wanted]
+    view, rows = store.found(wanted)
+    there = [row for row in rows if row >= 0]
+    records = iter(view.records(np.array(there, np.int64)))
+    documents = [json.dumps(jsonable(next(records)), allow_nan=False) if row >= 0 else None for row in rows]
     return pa.array(documents, pa.string())

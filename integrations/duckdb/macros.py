@@ -35,10 +35,13 @@ _MACROS = {
     "attention_softmax": "(scores) AS _attnbridge_softmax(scores)",  # where the prefix does not say what it belongs to
     "attention_types": "() AS TABLE SELECT * FROM (VALUES $types) AS types(name, complexity, best_for)",
     "search": """
-        (query, k := 10, candidates := NULL, where_sql := NULL, rerank := NULL) AS TABLE
+        (query, k := 10, candidates := NULL, where_sql := NULL, rerank := NULL, params := NULL, query_text := NULL,
+        query_tokens := NULL, position := NULL, ef := NULL, exact := false, radius := NULL, threshold := NULL) AS TABLE
         SELECT hit.id, hit.score, hit.weight, hit.distance, _attnbridge_payload($token, hit.id)::JSON AS payload
-        FROM (SELECT unnest(_attnbridge_search_$ids(
-            $token, query, k, candidates, where_sql, rerank, current_query_id())) AS hit)""",
+        FROM (SELECT unnest(_attnbridge_search_$ids($token, query, {
+            k: k, candidates: candidates, "where": where_sql, rerank: rerank, params: params, query_text: query_text,
+            position: position, ef: ef, exact: exact, radius: radius, threshold: threshold
+        }, query_tokens, current_setting('threads'), current_query_id())) AS hit)""",
 }
 
 

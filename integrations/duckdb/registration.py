@@ -1,13 +1,13 @@
 """What makes the SQL functions known to a database."""
 
-import contextlib
 import hashlib
 import os
 import re
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,10 +50,28 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
 _LARGEST = (32 << 20) - (64 << 10)
 
 _lock = threading.Lock()
+# What each connection keeps alive: the index by where the macros that search it are, and their prefix.
+_kept: "weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[tuple[_Place, str], AttentionVectorBridge]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class _Place(NamedTuple):
+    """Where macros are made: in the current schema, or among the connection's temporary ones."""
+
+    database: str
+    schema: str
+    temporary: bool
+
+    def create(self, name: str) -> str:
+        """Return the SQL that makes a macro there, up to its parameters."""
+        if self.temporary:
+            return f"CREATE OR REPLACE TEMP MACRO {identifier(name)}"
+        return f"CREATE OR REPLACE MACRO {'.'.join(map(identifier, (self.database, self.schema, name)))}"
 
 
 def register(
-    con: "duckdb.DuckDBPyConnection",
+    con: "duckdb.DuckDBPyConnection | ModuleType",
     *,
     prefix: str = "ruvector_",
     index: "AttentionVectorBridge | None" = None,
@@ -61,22 +79,31 @@ def register(
 ) -> None:
     """Make the SQL functions known to a connection's database, for all its cursors.
 
-    Doing it again changes nothing, or what is asked for anew. In a database opened read-only the functions are
-    temporary: of this connection, without its cursors.
+    They are macros in the current schema, over functions that live in this process. A database file keeps the macros
+    alone: opened by `duckdb.connect`, DuckDB says that a function ``_attnbridge_...`` does not exist, until this is
+    called (or `connect`). In a database opened read-only the macros are temporary: of this connection, without its
+    cursors.
+
+    Doing it again changes nothing, or what is asked for anew; without `index` the one before stays. What `con` executed
+    last and was not fetched is lost.
 
     Parameters
     ----------
     con : duckdb.DuckDBPyConnection
+        Or the module duckdb, for its default connection.
     prefix : str, default "ruvector_"
-        Of the functions' names: letters, digits and underscores, or nothing.
+        Of the functions' names: letters, digits and underscores, at most 40, or nothing.
     index : AttentionVectorBridge, optional
-        What ``ruvector_search`` searches. It is kept while `con` is there, and as long as you keep it afterwards.
+        What ``ruvector_search`` searches, as it is at each search. It is kept while `con` is there, and as long as you
+        keep it afterwards. Whether ids are BIGINT or VARCHAR is settled here, VARCHAR where it is empty.
     max_keys : int, default 100,000
         Longer lists of keys are refused.
 
     Raises
     ------
     InvalidConfigError
+        A connection that is closed, or in a transaction while something has to be made; a prefix with which a macro of
+        your own would be replaced.
 
     Examples
     --------
@@ -87,29 +114,32 @@ def register(
     (11.0,)
     """
     limit = as_count(max_keys, "max_keys")
-    if not isinstance(prefix, str) or not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]{0,40})?", prefix):
+    if not isinstance(prefix, str) or not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]{0,39})?", prefix):
         raise InvalidConfigError(
-            f"prefix must be letters, digits and underscores, none first, or empty, got {prefix!r}; leave it out"
+            f"prefix must be at most 40 letters, digits and underscores, no digit first, or empty, got {prefix!r}; "
+            "leave it out"
         )
-    with _lock, con.cursor() as cursor:  # whose statements are no part of a transaction of the caller's
-        _create_functions(cursor)
+    con = _connection(con)
+    _require_bridge(index)
+    with _lock:
+        place = _place(con)
+        there = _there(con, place)
         marker = f"_attnbridge_{prefix}registered"
-        found = _call(con, marker)
-        known = None if found is None else lookup.registration(found.partition(" ")[2])
-        if index is not None and (known is None or known.index is not index):
-            known = lookup.Registration(index)
-            weakref.finalize(con, known.let_go)
-        elif known is None:
-            known = lookup.Registration(None)
-        bodies = {prefix + name: body for name, body in macros(limit, known.token, known.ids).items()}
-        version = hashlib.sha256(repr(bodies).encode()).hexdigest()[:16]
-        wanted = f"{version} {known.token}"
-        if found != wanted:
-            _create_macros(con, cursor, bodies | {marker: f"() AS {text(wanted)}"})
-            if _call(con, marker) != wanted:
-                raise InvalidConfigError(
-                    "con must not be in a transaction that began before the functions were made; commit it first"
+        found = there.get((marker.lower(), "macro"), "").strip("'")
+        token = _token(con, prefix, found) if index is None else lookup.token_of(index)
+        bodies = {prefix + name: body for name, body in macros(limit, token, lookup.ids_of(token)).items()}
+        wanted = f"{hashlib.sha256(repr(bodies).encode()).hexdigest()[:16]} {token}"
+        missing = {name.lower() for name in (*_FUNCTIONS, *bodies)} - {name for name, _ in there}
+        if found != wanted or missing:
+            _require_no_transaction(con)
+            with con.cursor() as cursor:
+                _create_functions(cursor, missing)
+                yours = {} if found else {key: there[key] for key in there if key[0] in map(str.lower, bodies)}
+                _create_macros(
+                    con if place.temporary else cursor, place, bodies | {marker: f"() AS {text(wanted)}"}, yours
                 )
+        if token in lookup.indexes:
+            _kept.setdefault(con, {})[place, prefix.lower()] = lookup.indexes[token]
 
 
 def connect(
@@ -139,6 +169,7 @@ def connect(
     Raises
     ------
     InvalidConfigError
+        As of `register`; a file that cannot be opened is an error of DuckDB's.
 
     Examples
     --------
@@ -149,6 +180,8 @@ def connect(
     """
     import duckdb
 
+    if not isinstance(database, str | os.PathLike):
+        raise InvalidConfigError(f"database must be a path or ':memory:', got {database!r}; leave it out")
     con = duckdb.connect(os.fspath(database), read_only=read_only, config=config or {})
     try:
         register(con, prefix=prefix, index=index, max_keys=max_keys)
@@ -158,41 +191,111 @@ def connect(
     return con
 
 
-def _create_functions(cursor: "duckdb.DuckDBPyConnection") -> None:
+def _connection(con: Any) -> "duckdb.DuckDBPyConnection":
+    """Return an open connection that macros can be made in."""
     import duckdb
+
+    if con is duckdb:
+        con = duckdb.default_connection()
+    if not isinstance(con, duckdb.DuckDBPyConnection):
+        raise InvalidConfigError(
+            f"con must be a connection of DuckDB's, got {con!r}; attnbridge.connect(path) opens one"
+        )
+    return con
+
+
+def _require_bridge(index: Any) -> None:
+    if index is None:
+        return
+    from attnbridge.integrations.bridge import AttentionVectorBridge
+
+    if not isinstance(index, AttentionVectorBridge):
+        raise InvalidConfigError(
+            f"index must be an AttentionVectorBridge, got {index!r}; AttentionVectorBridge.open(folder) reads one"
+        )
+
+
+def _require_no_transaction(con: "duckdb.DuckDBPyConnection") -> None:
+    """Refuse a connection in a transaction, which would not see what is made meanwhile."""
+    ids = {con.execute("SELECT txid_current()").fetchall()[0] for _ in range(2)}
+    if len(ids) == 1:
+        raise InvalidConfigError(
+            "con must not be in a transaction when functions are made or changed; commit it or roll it back first"
+        )
+
+
+def _place(con: "duckdb.DuckDBPyConnection") -> _Place:
+    """Return the current schema, or the connection's temporary one where that cannot be written."""
+    import duckdb
+
+    query = (
+        "SELECT database_name, current_schema(), readonly OR internal OR type <> 'duckdb' FROM duckdb_databases() "
+        "WHERE database_name = current_database()"
+    )
+    try:
+        ((database, schema, fixed),) = con.execute(query).fetchall()
+    except duckdb.ConnectionException as error:
+        raise InvalidConfigError("con must be open, this connection is closed; open another one") from error
+    except duckdb.TransactionException as error:
+        raise InvalidConfigError("con must not be in an aborted transaction; con.rollback() ends it") from error
+    return _Place("temp", "main", True) if fixed else _Place(database, schema, False)
+
+
+def _there(con: "duckdb.DuckDBPyConnection", place: _Place) -> dict[tuple[str, str], str]:
+    """Return our functions, and all macros in a place: definitions by lower-case name and kind."""
+    query = (
+        "SELECT lower(function_name), function_type, coalesce(string_agg(macro_definition, '; '), '') "
+        "FROM duckdb_functions() WHERE (database_name = 'system' AND starts_with(function_name, '_attnbridge_')) "
+        "OR (database_name = ? AND schema_name = ? AND macro_definition IS NOT NULL) GROUP BY ALL"
+    )
+    found = con.execute(query, [place.database, place.schema]).fetchall()
+    return {(name, kind): definition for name, kind, definition in found}
+
+
+def _token(con: "duckdb.DuckDBPyConnection", prefix: str, found: str) -> str:
+    """Return the token of the index that is registered, here or from this connection elsewhere."""
+    token = lookup.known(found.partition(" ")[2])
+    for (_, other), index in _kept.get(con, {}).items():
+        if not found and other == prefix.lower():
+            token = lookup.token_of(index)
+    return token
+
+
+def _create_functions(cursor: "duckdb.DuckDBPyConnection", missing: set[str]) -> None:
     from duckdb import func
 
-    np.empty(_LARGEST, np.uint8)
+    np.empty(_LARGEST, np.uint8)  # and freed
     for name, (function, returned) in _FUNCTIONS.items():
-        with contextlib.suppress(duckdb.CatalogException):  # it is there; to ask which are takes ten times as long
+        if name in missing:
             cursor.create_function(name, function, return_type=returned, type=func.ARROW, null_handling=func.SPECIAL)
 
 
-def _call(con: "duckdb.DuckDBPyConnection", macro: str) -> str | None:
-    """Return what a macro without arguments returns, None where there is none."""
-    import duckdb
-
-    try:
-        ((value,),) = con.execute(f"SELECT {identifier(macro)}()").fetchall()  # a result half read would be in the way
-    except duckdb.CatalogException:
-        return None
-    return None if value is None else str(value)
-
-
 def _create_macros(
-    con: "duckdb.DuckDBPyConnection", cursor: "duckdb.DuckDBPyConnection", bodies: dict[str, str]
+    con: "duckdb.DuckDBPyConnection", place: _Place, bodies: dict[str, str], yours: dict[tuple[str, str], str]
 ) -> None:
-    """Create macros where the connection finds them: in its current schema, or temporary ones."""
-    import duckdb
-
-    (places,) = con.execute("SELECT current_database(), current_schema()").fetchall()
-    place = ".".join(map(identifier, places))
-    cursor.begin()
+    """Create macros, all or none of them, and none in place of one of the user's."""
+    con.begin()
     try:
         for name, body in bodies.items():
-            cursor.execute(f"CREATE OR REPLACE MACRO {place}.{identifier(name)}{body}")
-        cursor.commit()
-    except duckdb.InvalidInputException:  # read-only
-        cursor.rollback()
-        for name, body in bodies.items():
-            con.execute(f"CREATE OR REPLACE TEMP MACRO {identifier(name)}{body}")
+            con.execute(place.create(name) + body)
+        now = _there(con, place) if yours else {}
+        replaced = sorted(name for (name, kind), definition in yours.items() if now[name, kind] != definition)
+        if replaced:
+            raise InvalidConfigError(
+                f"prefix must leave the macros alone that are there: {', '.join(replaced)} would be replaced; take "
+                "another prefix, or drop them"
+            )
+        con.commit()
+    except BaseException:
+        con.rollback()
+        raise
+
+
+def _forget_lock() -> None:
+    """Take a new lock in a child process, where nobody is left to open the old one."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
