@@ -316,7 +316,7 @@ def test_errors_are_those_of_python(con, bridge, arguments, query, options):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("'text'", "query must hold numbers, got string; cast it, as in query::FLOAT[]"),
+        ("'text'", "query must be real numbers, got string; cast it, as in query::FLOAT[]"),
         ("3", "query must be a list or an array of numbers such as FLOAT[384], got one number"),
         ("[1, 2, 3, 4, 5], exact := 'no'", "exact must be True or False, got 'no'"),
         (

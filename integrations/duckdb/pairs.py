@@ -105,11 +105,12 @@ def _of_pairs(fill: Callable[[Scores, Places, _Queries, Places, Lists], None], n
     given = whole(numbers)
     known = np.ones(len(given), np.bool_) if keys.valid is None else keys.valid.copy()
     asked, out = given.to_numpy(), np.zeros(len(given))
-    for number in np.unique(asked // _ROWS):
+    of = asked // _ROWS
+    for number in of[:1] if (of == of[:1]).all() else np.unique(of):
         batch = _batches.get(int(number))
         if batch is None:
             raise InvalidInputError("the query of this score is not known any more; call attention_score(query, key)")
-        mine = asked // _ROWS == number
+        mine = of == number
         if batch.vectors.valid is not None:
             known[mine] &= batch.vectors.valid[asked[mine] % _ROWS]
         places = np.flatnonzero(known & mine)

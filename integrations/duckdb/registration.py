@@ -274,7 +274,7 @@ def _token(con: "duckdb.DuckDBPyConnection", prefix: str, found: str) -> str:
 def _create_functions(cursor: "duckdb.DuckDBPyConnection", missing: set[str]) -> None:
     from duckdb import func
 
-    np.empty(_LARGEST, np.uint8)
+    np.empty(_LARGEST, np.uint8)  # and freed
     for name, (function, returned) in _FUNCTIONS.items():
         if name in missing:
             cursor.create_function(name, function, return_type=returned, type=func.ARROW, null_handling=func.SPECIAL)

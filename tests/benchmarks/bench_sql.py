@@ -92,7 +92,7 @@ def one_query(con: duckdb.DuckDBPyConnection, query: np.ndarray, folder: Path) -
         *((name, run(ours("$q", f"embedding, '{name}'")), None) for name in PAIRWISE),
         ("lists, $q::FLOAT[384]", run(ours("$q::FLOAT[384]", "embedding"), "lists"), 2.3),
         ("lists, embedding::FLOAT[384]", run(ours("$q", "embedding::FLOAT[384]"), "lists"), 2.3),
-        ("lists, list parameter", run(ours("$q", "embedding"), "lists"), None),
+        ("lists, list parameter", run(ours("$q", "embedding"), "lists"), 2.3),
         (
             "Parquet, array_inner_product",
             run("array_inner_product($q::FLOAT[384], embedding::FLOAT[384])", parquet),
@@ -163,19 +163,23 @@ def questions(
 
 
 def grouped(con: duckdb.DuckDBPyConnection, query: np.ndarray) -> tuple[str, Run, list[Case]]:
-    """Return the weights of groups of 50 keys: the Python API in a loop, and SQL over lists of arrays."""
-    keys = [np.array(row) for (row,) in con.execute("SELECT keys FROM groups").fetchall()]
-    keys = [np.ascontiguousarray(row, np.float32) for row in keys]
-    values = {"q": query.tolist()}
-    scores = "ruvector_attention_scores($q, list(embedding))"
+    """Return the weights of groups of 50 keys: the Python API in a loop, and SQL, which reads lists and makes them."""
+    table = con.sql("SELECT keys FROM groups").to_arrow_table()
+    keys = [np.array(row.values.flatten()).reshape(-1, DIM) for row in table["keys"]]
+    few, score = "(FROM documents LIMIT 100_000)", "ruvector_attention_scores($q, {})".format
     sql = {
-        "attention_scores of groups": "SELECT ruvector_attention_scores($q, keys) FROM groups",
-        "attention_scores, GROUP BY": f"SELECT {scores} FROM (FROM documents LIMIT 100_000) GROUP BY id // 50",
+        "groups of 50 keys, attention_scores": f"SELECT {score('keys')} FROM groups",
+        "groups of 50 keys, nothing but read": "SELECT keys FROM groups",
+        "GROUP BY, attention_scores": f"SELECT {score('list(embedding)')} FROM {few} GROUP BY id // 50",
+        "GROUP BY, nothing but list": f"SELECT list(embedding) FROM {few} GROUP BY id // 50",
     }
-    runs: list[Case] = [
-        (name, lambda _, one=one: con.sql(one, params=values).to_arrow_table(), None) for name, one in sql.items()
-    ]
-    return "attention_scores, Python loop", lambda _: [ab.attention_scores(query, part) for part in keys], runs
+
+    def run(one: str) -> Run:
+        values = {"q": query.tolist()} if "$q" in one else None
+        return lambda _: con.sql(one, params=values).to_arrow_table()
+
+    cases: list[Case] = [(name, run(one), None) for name, one in sql.items()]
+    return "attention_scores, Python loop", lambda _: [ab.attention_scores(query, part) for part in keys], cases
 
 
 def compared(peer: str, theirs: Run, cases: list[Case], rounds: int) -> list[tuple[str, ...]]:
