@@ -4,8 +4,11 @@ from string import Template
 
 from attnbridge.functional import attention_types
 
-# query[:] is a list also of an array, since DuckDB reads a constant array anew for every row of a chunk.
-_SCORE = "_attnbridge_score(_attnbridge_query(query[:], attention_type, options, current_query_id()), {})"
+# query[:] is a list also of an array, since DuckDB reads a constant array anew for every row of a chunk. What hangs on
+# the key, and is the same for each, keeps a constant query's number from being computed when a statement is planned;
+# something volatile would too, but by that DuckDB orders no window.
+_ANEW = "union_tag(union_value(key := {}))"
+_SCORE = f"_attnbridge_score(_attnbridge_query(query[:], attention_type, options, {_ANEW.format('key')}), {{}})"
 # Of lists DuckDB makes Arrow columns number by number, of arrays at once: where the query's type says how long they
 # are, lists are made arrays first, which is five times as fast. (In structs, since a bare NULL has no type.)
 _AS_ARRAY = "CASE WHEN len(key) = len(query) THEN cast_to_type({k: key}, {k: query}).k END"
@@ -15,12 +18,14 @@ _MACROS = {
         (query, key, attention_type := 'scaled_dot', options := NULL) AS
         CASE WHEN typeof(key) = 'FLOAT[]' AND regexp_full_match(typeof(query), 'FLOAT.[0-9]+.')
         THEN coalesce({_SCORE.format(_AS_ARRAY)}, {_SCORE.format("key")}) ELSE {_SCORE.format("key")} END""",
-    "maxsim": """
+    "maxsim": f"""
         (query_tokens, key_tokens) AS
-        _attnbridge_score(_attnbridge_query(query_tokens[:], 'cross', NULL, current_query_id()), key_tokens)""",
-    "poincare_distance": """
+        _attnbridge_score(
+            _attnbridge_query(query_tokens[:], 'cross', NULL, {_ANEW.format("key_tokens")}), key_tokens)""",
+    "poincare_distance": f"""
         (a, b, curvature := -1.0) AS
-        _attnbridge_distance(_attnbridge_query(a[:], 'poincare', {curvature: curvature}, current_query_id()), b)""",
+        _attnbridge_distance(
+            _attnbridge_query(a[:], 'poincare', {{curvature: curvature}}, {_ANEW.format("b")}), b)""",
     "attention_scores": """
         (query, keys, attention_type := 'scaled_dot', options := NULL) AS
         _attnbridge_scores(query, keys, attention_type, options, $max_keys)""",

@@ -2,14 +2,14 @@
 
 DuckDB copies a constant argument for each of a chunk's 2,048 rows before it calls a Python function, but calls a
 function of nothing but constants once. So the macro has two calls: `query` takes what is the same for many rows and
-returns a number, `score` takes that number and the key. The first is called anew for each chunk (`current_query_id()`
-keeps it from being computed when a statement is planned), and its numbers stand for the queries as long as DuckDB
-keeps the column of numbers, which is Arrow's memory: the queries go with it.
+returns a number, `score` takes that number and the key. The first is called anew for each chunk, and its numbers stand
+for the queries as long as DuckDB keeps the column of numbers, which is Arrow's memory: the queries go with it.
 """
 
 import contextlib
 import itertools
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +72,17 @@ class _Queries:
 
 _batches: weakref.WeakValueDictionary[int, _Queries] = weakref.WeakValueDictionary()
 
+# What is constant altogether DuckDB computes while it plans, call by call, and copies the number on the way to `score`.
+_last, _last_large = deque[_Queries](maxlen=256), deque[_Queries](maxlen=16)
+_LARGE = 1 << 16
 
-def query(queries: Any, types: Any, options: Any, _statement: Any = None) -> Any:
+
+def query(queries: Any, types: Any, options: Any, _anew: Any = None) -> Any:
     """Return a number for each query."""
-    return _Queries(as_lists(queries, "query"), types, options).column()
+    batch = _Queries(as_lists(queries, "query"), types, options)
+    if len(batch.codes) == 1:
+        (_last_large if batch.vectors.nbytes > _LARGE else _last).append(batch)
+    return batch.column()
 
 
 def score(numbers: Any, keys: Any) -> Any:
