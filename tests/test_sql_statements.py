@@ -203,12 +203,11 @@ def test_windows(con, tables):
     )
     for i, weights in enumerate(lists):
         same(weights, ab.attention_scores(tables["a"][i], tables["b"][max(0, i - 2) : i + 1]))
-    scored = f"(SELECT *, {SCORE}(a, b) AS s FROM t)"
-    ranks = fetch(con, f"SELECT rank() OVER (PARTITION BY g ORDER BY s DESC, i) FROM {scored} ORDER BY i")
+    ranks = fetch(con, f"SELECT rank() OVER (PARTITION BY g ORDER BY {SCORE}(a, b) DESC, i) FROM t ORDER BY i")
     narrow = each_score(tables["a"], tables["b"]).astype(np.float32)
     for group in range(50):
         assert (np.argsort(ranks[group::50]) == np.argsort(-narrow[group::50], kind="stable")).all()
-    qualified = fetch(con, f"SELECT i FROM {scored} QUALIFY row_number() OVER (ORDER BY s DESC, i) = 1")
+    qualified = fetch(con, f"SELECT i FROM t QUALIFY row_number() OVER (ORDER BY {SCORE}(a, b) DESC, i) = 1")
     assert qualified.tolist() == [narrow.argmax()]
 
 
@@ -225,7 +224,8 @@ def test_forty_query_columns_used_twice(con, tables):
         for key in "bc":
             some = slice(n, None, 101)
             same(got[f"{key}{n}"][some], each_score(queries[some], tables[key][some]))
-    assert not pairs._batches
+    assert all(len(batch.codes) == 1 for batch in pairs._batches.values())
+    assert len(pairs._batches) <= 272
 
 
 def test_scores_within_scores(con, tables):
@@ -253,20 +253,37 @@ def test_queries_end_with_their_statement(con):
     con.execute(f"SELECT sum({SCORE}(a, b)), sum({SCORE}([1, 2, 3, 4, 5], a)) FROM t").fetchall()
     with pytest.raises(Exception, match="must match"):
         con.execute(f"SELECT {SCORE}(a, [1.0, 2.0]) FROM t").fetchall()
-    assert not pairs._batches
+    assert all(len(batch.codes) == 1 for batch in pairs._batches.values())
+    assert len(pairs._batches) <= 272
     with pytest.raises(Exception, match="the query of this score is not known any more"):
         con.execute("SELECT _attnbridge_score(0, [1.0])").fetchall()
 
 
-def test_every_call_reads_its_query_anew(con):
-    """No plan moves the number of a query away from its score, nor is it computed while a statement is planned."""
-    plan = con.execute(
-        f"EXPLAIN SELECT {SCORE}(a, b), {SCORE}(a, c), {SCORE}([1, 2, 3, 4, 5], c) FROM t WHERE {SCORE}(a, b) > 0"
-    ).fetchall()[0][1]
-    text = "".join(character for line in plan.split() for character in line if character not in "│─┌┐└┘├┤┬┴")
-    assert text.count("_attnbridge_query(") == text.count("_attnbridge_score(") == 4
-    volatile = "SELECT DISTINCT stability FROM duckdb_functions() WHERE function_name = 'current_query_id'"
-    assert con.execute(volatile).fetchall() == [("VOLATILE",)]
+def test_plans_compute_no_query_ahead(con):
+    """A query that is constant is read once a chunk, neither when a statement is planned nor for each row."""
+    pairs._last.clear()
+    for call in (
+        f"{SCORE}([1, 2, 3, 4, 5], a)",
+        f"{SCORE}([1, 2, 3, 4, 5]::FLOAT[{DIM}], a[:])",
+        f"{SCORE}((FROM one), a)",
+    ):
+        first = next(pairs._numbers)
+        con.execute(f"WITH one AS (SELECT e FROM u WHERE j = 3) SELECT sum({call}) FROM t").fetchall()
+        chunks = math.ceil(ROWS / 2048)
+        assert chunks <= next(pairs._numbers) - first - 1 <= 2 * chunks
+        assert all(len(batch.codes) == 1 for batch in pairs._last)
+        plan = con.execute(f"EXPLAIN WITH one AS (SELECT e FROM u WHERE j = 3) SELECT {call} FROM t").fetchall()[0][1]
+        assert "_attnbridge_query(" in "".join(plan.split()).replace("│", "")
+
+
+def test_calls_of_constants_alone(con):
+    """DuckDB computes them when it plans, the number first: also of many tokens, and where they fail."""
+    for count in (1, 20_000):
+        tokens = np.ones((count, 5), np.float32).tolist()
+        got = con.execute("SELECT ruvector_maxsim($1, [[1, 2, 3, 4, 5]]) FROM range(3)", [tokens]).fetchall()
+        assert got == [(15.0,)] * 3
+    with pytest.raises(Exception, match="Query and key dimensions must match: 2 vs 3"):
+        con.execute(f"SELECT {SCORE}([1, 2], [1, 2, 3])").fetchall()
 
 
 def test_cursors_in_threads(con, tables, scores):

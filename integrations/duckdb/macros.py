@@ -4,6 +4,8 @@ from string import Template
 
 from attnbridge.functional import attention_types
 
+# The key's tag as a union, the same for all keys, is there so that a constant query's number is not computed when
+# a statement is planned; something volatile would do too, but by that DuckDB orders no window.
 _MACROS = {
     "attention_score": """
         (query, key, attention_type := 'scaled_dot', options := NULL) AS

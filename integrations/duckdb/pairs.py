@@ -2,9 +2,8 @@
 
 DuckDB copies a constant argument for each of a chunk's 2,048 rows before it calls a Python function, but calls a
 function of nothing but constants once. So the macro has two calls: `query` takes what is the same for many rows and
-returns a number, `score` takes that number and the key. The first is called anew for each chunk (the key's tag as a
-union, always the same, is an argument so that DuckDB does not call it when a statement is planned), and its numbers
-stand for the queries as long as DuckDB keeps the column of numbers, which is Arrow's memory: the queries go with it.
+returns a number, `score` takes that number and the key. The first is called anew for each chunk, and its numbers stand
+for the queries as long as DuckDB keeps the column of numbers, which is Arrow's memory: the queries go with it.
 """
 
 import contextlib
@@ -32,10 +31,6 @@ Scores = npt.NDArray[np.float64]
 
 # A query's number is that of its batch times this, plus its row there: more than a chunk has.
 _ROWS = 1 << 20
-
-# Of a pair of constants DuckDB does compute the number when a statement is planned, and keeps nothing but that: so many
-# of the last single queries are kept, and of large ones (in bytes) fewer.
-_KEPT, _LARGE, _KEPT_LARGE = 1024, 16384, 16
 
 _numbers = itertools.count()
 
@@ -76,15 +71,17 @@ class _Queries:
 
 
 _batches: weakref.WeakValueDictionary[int, _Queries] = weakref.WeakValueDictionary()
-_single: deque[_Queries] = deque(maxlen=_KEPT)
-_large: deque[_Queries] = deque(maxlen=_KEPT_LARGE)
+
+# What is constant altogether DuckDB computes while it plans, call by call, and copies the number on the way to `score`.
+_last, _last_large = deque[_Queries](maxlen=256), deque[_Queries](maxlen=16)
+_LARGE = 1 << 16
 
 
-def query(queries: Any, types: Any, options: Any, _of_key: Any) -> Any:
+def query(queries: Any, types: Any, options: Any, _anew: Any = None) -> Any:
     """Return a number for each query."""
     batch = _Queries(as_lists(queries, "query"), types, options)
     if len(batch.codes) == 1:
-        (_single if batch.vectors.nbytes < _LARGE else _large).append(batch)
+        (_last_large if batch.vectors.nbytes > _LARGE else _last).append(batch)
     return batch.column()
 
 
