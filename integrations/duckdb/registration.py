@@ -174,7 +174,7 @@ def _call(con: "duckdb.DuckDBPyConnection", macro: str) -> str | None:
     import duckdb
 
     try:
-        (value,) = con.execute(f"SELECT {identifier(macro)}()").fetchone() or (None,)
+        ((value,),) = con.execute(f"SELECT {identifier(macro)}()").fetchall()  # a result half read would be in the way
     except duckdb.CatalogException:
         return None
     return None if value is None else str(value)
@@ -186,8 +186,8 @@ def _create_macros(
     """Create macros where the connection finds them: in its current schema, or temporary ones."""
     import duckdb
 
-    places = con.execute("SELECT current_database(), current_schema()").fetchone()
-    place = ".".join(map(identifier, places or ()))
+    (places,) = con.execute("SELECT current_database(), current_schema()").fetchall()
+    place = ".".join(map(identifier, places))
     cursor.begin()
     try:
         for name, body in bodies.items():
