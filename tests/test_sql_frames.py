@@ -201,9 +201,9 @@ def test_options_are_those_of_the_type(table, query, in_sql):
 def test_huge_numbers_are_those_of_sql(table, query, in_sql):
     """Sums beyond float32 are computed anew in float64, row by row."""
     rows = table["embedding"].to_pylist()
-    rows[2] = [3e38] * DIM
+    rows[2] = [3e38, -3e38] * (DIM // 2)
     huge = table.set_column(1, "embedding", pa.array(rows, pa.list_(pa.float32())))
-    big = np.full(DIM, 0.5)
+    big = np.full(DIM, 2.0)
     assert score(huge, big)["score"].to_pylist() == in_sql("scaled_dot", table=huge, query=big)
 
 
@@ -279,7 +279,13 @@ def test_missing_in_pandas(query, vectors):
 
 
 def test_rows_of_pandas_may_be_of_several_types(vectors, query):
-    rows = [vectors[0], vectors[1].astype(np.float64), vectors[2].tolist(), [*map(np.float32, vectors[3])], [1] * DIM]
+    rows = [
+        vectors[0],
+        vectors[1].astype(np.float64),
+        vectors[2].tolist(),
+        [*map(np.float32, vectors[3])],
+        [2**70] * DIM,
+    ]
     made = score(pd.DataFrame({"embedding": pd.Series(rows, dtype=object)}), query)
     plain = score(pa.table({"embedding": [[float(x) for x in row] for row in rows]}), query)
     assert made["score"].tolist() == plain["score"].to_pylist()
@@ -349,30 +355,30 @@ def test_parquet_that_duckdb_wrote(table, query, tmp_path, in_sql):
 
 
 _MEMORY = """
-import resource, sys
-import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+import resource
+import numpy as np, pyarrow as pa
 from attnbridge.integrations.duckdb import score
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-with pq.ParquetWriter("big.parquet", pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 256)})) as to:
-    rng = np.random.default_rng(0)
-    for part in range(30):
-        values = pa.FixedSizeListArray.from_arrays(rng.standard_normal(10_000 * 256, np.float32), 256)
-        to.write_batch(pa.record_batch([np.arange(10_000) + 10_000 * part, values], ["id", "embedding"]))
-score("big.parquet", np.ones(256), k=10).num_rows  # all that is loaded once
+score("small.parquet", np.ones(256), k=10).num_rows  # all that is loaded once
 before = peak()
 for _ in range(2):
-    score("big.parquet", np.ones(256), k=10)
-print(before, peak())
+    assert score("large.parquet", np.ones(256), k=10).num_rows == 10
+print(peak() - before)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="resource is of POSIX")
-def test_best_of_a_large_parquet_file_in_little_memory(tmp_path):
-    """300 MB of vectors."""
+def test_best_of_a_large_parquet_file_in_little_memory(tmp_path, rng):
+    """300 MB of vectors, twice; a fifth of one may be held."""
+    schema = pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 256)})
+    for name, parts in (("small", 2), ("large", 60)):
+        with pq.ParquetWriter(tmp_path / f"{name}.parquet", schema) as to:
+            for _ in range(parts):
+                vectors = pa.FixedSizeListArray.from_arrays(rng.standard_normal(5_000 * 256, np.float32), 256)
+                to.write_batch(pa.record_batch([np.arange(5_000), vectors], schema=schema))
     done = subprocess.run([sys.executable, "-c", _MEMORY], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    _, after = map(int, done.stdout.split())
-    assert after < 500, done.stdout  # a third of which is what is imported
+    assert int(done.stdout) < 60
 
 
 # ---- errors
@@ -411,7 +417,7 @@ def test_column_must_hold_vectors(column, query):
 
 
 def test_row_of_pandas_that_is_no_vector_is_named(vectors, query):
-    for wrong in ("text", {"a": 1}, 7, [1.0, "x"], [2**70] * DIM):
+    for wrong in ("text", {"a": 1}, 7, [1.0, "x"]):
         rows = [*vectors[:40], wrong]
         frame = pd.DataFrame({"embedding": pd.Series(rows, dtype=object)})
         refuses(InvalidInputError, "row 40 of 'embedding'", frame, query)
@@ -496,7 +502,7 @@ def test_wrong_paths(parts, table, query, tmp_path):
     pq.write_table(table.rename_columns(["id", "vector"]), tmp_path / "other.parquet")
     refuses(
         InvalidInputError,
-        "same columns and types.*other.parquet",
+        "other.parquet cannot be read as Parquet: .*mismatch",
         [parts / "part0.parquet", tmp_path / "other.parquet"],
         query,
     )
@@ -519,8 +525,9 @@ def test_derived_frames_are_frames(table, query):
 
 def test_neither_pandas_nor_polars_is_needed():
     code = (
-        "import sys\nsys.modules |= {'pandas': None, 'polars': None}\n"
-        "import pyarrow as pa\nfrom attnbridge.integrations.duckdb import score\n"
+        "import sys\nclass Absent:\n"
+        "    def find_spec(self, name, *rest):\n        if name in ('pandas', 'polars'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Absent())\nimport pyarrow as pa\nfrom attnbridge.integrations.duckdb import score\n"
         "print(score(pa.table({'embedding': [[2.0]]}), [1.0])['score'])\nscore(5, [1.0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -1,7 +1,9 @@
 """The scores of the SQL functions for tables outside a database: frames, Arrow and Parquet files."""
 
+import contextlib
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -45,7 +47,8 @@ def score(
     table : pandas or polars DataFrame, polars LazyFrame, pyarrow Table, RecordBatch or RecordBatchReader, \
 DuckDB relation, path-like, or list of path-like
         Paths are of Parquet files, or patterns such as "parts/*.parquet", whose files are read in the order of their
-        names. A reader is read to its end, a LazyFrame is collected.
+        names; DuckDB reads them, and its types are those of the result. A reader is read to its end, a LazyFrame is
+        collected.
     query : array_like, (d,)
         With "cross", (m, d) too: token vectors. Read as float32.
     column : str, default "embedding"
@@ -218,8 +221,10 @@ def _as_array(rows: list[Any], first: int, scorer: _Scorer) -> Any:
 
     lists = [list(row) if isinstance(row, np.ndarray) and row.ndim > 1 else row for row in rows]
     refusals = (pa.ArrowException, TypeError, ValueError, OverflowError)
-    try:
+    with contextlib.suppress(*refusals):
         return pa.array(lists)
+    try:  # rows of several types
+        return pa.array([None if row is None else np.asarray(row, np.float64) for row in lists])
     except refusals:
         for place, row in enumerate(lists):
             try:
@@ -234,15 +239,9 @@ def _as_array(rows: list[Any], first: int, scorer: _Scorer) -> Any:
         raise
 
 
-def _chunks(column: Any) -> "Iterator[pa.Array]":
-    """Yield the arrays of a column without what may be around lists: an extension type, or views."""
-    import pyarrow as pa
-
-    for array in getattr(column, "chunks", [column]):
-        plain = getattr(array, "storage", array)
-        if pa.types.is_list_view(plain.type) or pa.types.is_large_list_view(plain.type):
-            plain = plain.cast(pa.large_list(plain.type.value_type))
-        yield plain
+def _chunks(column: Any) -> "list[pa.Array]":
+    """Return the arrays of a column, the storage of an extension type's."""
+    return [getattr(array, "storage", array) for array in getattr(column, "chunks", [column])]
 
 
 def _of_polars(frame: Any, scorer: _Scorer, k: int | None) -> Any:
@@ -305,50 +304,46 @@ def _batches(table: Any) -> "tuple[pa.Schema, Iterable[pa.RecordBatch]]":
 
 
 def _parquet(paths: Sequence[str | os.PathLike[str]]) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
-    """Return the columns of Parquet files and their rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """Return the columns of Parquet files and their rows, as DuckDB reads them."""
+    import duckdb
 
     files = [file for path in paths for file in _files(os.fspath(path))]
-    schemas = []
-    for file in files:
-        try:
-            schemas.append(pq.read_schema(file))
-        except pa.ArrowException as error:
-            raise InvalidInputError(f"{file} cannot be read as Parquet: {error}") from error
-        if not schemas[-1].equals(schemas[0]):
-            raise InvalidInputError(
-                f"table must be Parquet files of the same columns and types, those of {file} are not those of "
-                f"{files[0]}; read them with DuckDB's read_parquet(union_by_name := true) and pass the relation"
-            )
-    return schemas[0], _read(files, schemas[0])
+    con = duckdb.connect(config={"threads": 1})  # a row group in memory for each
+    try:
+        reader = con.read_parquet(files).to_arrow_reader(_ROWS)
+    except duckdb.Error as error:
+        raise _unreadable(paths, error) from error
+    return reader.schema, _read(reader, paths)
 
 
-def _read(files: Sequence[Path], schema: "pa.Schema") -> "Iterator[pa.RecordBatch]":
+def _read(reader: "pa.RecordBatchReader", paths: Sequence[Any]) -> "Iterator[pa.RecordBatch]":
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    for file in files:
-        # A buffer lets the columns be read piece by piece instead of a row group at once.
-        with pq.ParquetFile(file, buffer_size=1 << 20) as opened:
-            try:
-                for batch in opened.iter_batches(_ROWS):
-                    yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-            except (pa.ArrowException, OSError) as error:
-                raise InvalidInputError(f"{file} cannot be read as Parquet: {error}") from error
+    try:
+        yield from reader
+    except (pa.ArrowException, OSError) as error:  # pyarrow wraps what DuckDB finds in a later batch
+        if "interrupted" in str(error).lower():
+            raise KeyboardInterrupt from error
+        raise _unreadable(paths, error) from error
 
 
-def _files(path: str) -> list[Path]:
-    """Return the files of a path: itself, or what it is a pattern of."""
-    file = Path(path)
-    if file.is_dir():
-        raise InvalidInputError(f"table must be Parquet files, but {file} is a folder; pass {file / '*.parquet'}")
-    if file.exists():
-        return [file]
-    found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []  # noqa: PTH207 (of any root)
+def _unreadable(paths: Sequence[Any], error: Exception) -> InvalidInputError:
+    reason = str(error).strip().splitlines()[0]
+    return InvalidInputError(f"{', '.join(map(str, paths))} cannot be read as Parquet: {reason}")
+
+
+def _files(path: str) -> list[str]:
+    """Return the files of a path, itself or what it is a pattern of, as DuckDB takes names that are no patterns."""
+    if "://" in path:
+        return [path]
+    if Path(path).is_dir():
+        raise InvalidInputError(f"table must be Parquet files, but {path} is a folder; pass {Path(path, '*.parquet')}")
+    found = [path] if Path(path).exists() else []
+    if not found and glob.has_magic(path):
+        found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (of any root)
     if not found:
-        raise InvalidInputError(f"table must be Parquet files, but {file} does not exist")
-    return [Path(name) for name in found]
+        raise InvalidInputError(f"table must be Parquet files, but {path} does not exist")
+    return [re.sub(r"([*?[])", r"[\1]", name) for name in found]
 
 
 class _Kept:

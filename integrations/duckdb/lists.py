@@ -136,6 +136,9 @@ def _read(array: "pa.Array", name: str) -> Lists | Numbers:
         offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
         items = array.values.slice(offsets[0], offsets[-1] - offsets[0])
         return Lists(_read(items, name), offsets[:-1] - offsets[0], np.diff(offsets), validity(array))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        starts, lengths = (part.to_numpy().astype(np.int64) for part in (array.offsets, array.sizes))
+        return Lists(_read(array.values, name), starts, lengths, validity(array))
     if pa.types.is_null(kind):
         return Numbers(np.zeros(count, np.float32), np.zeros(count, np.bool_))
     return Numbers(_numbers(array, name), validity(array))
