@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -80,10 +82,11 @@ def sql(
         parsed = _parsed(text)
         _check_params(values, parsed)
         con = stack.enter_context(_connection(stack, database, read_only, index, prefix, threads))
+        stack.enter_context(_interruptible(con))
         for statement in parsed[:-1]:
             con.execute(statement, _given(values, statement))
             con.complete()
-        relation = con.sql(parsed[-1], params=_given(values, parsed[-1]))
+        relation = con.sql(_bare(con, parsed[-1].query), params=_given(values, parsed[-1]))
         _deliver(relation, parsed[-1], form, output)
 
 
@@ -115,17 +118,13 @@ def _text(statements: str | None, file: Path | None) -> str:
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Turn DuckDB's errors into messages: those of our functions as the Python API says them, Ctrl-C into Ctrl-C."""
+    """Turn DuckDB's errors into messages: those of our functions as the Python API says them."""
     import duckdb
 
     try:
         yield
-    except (duckdb.Error, RuntimeError) as error:
+    except duckdb.Error as error:
         message = str(error).strip()
-        if "Query interrupted" in message or "UDF: KeyboardInterrupt" in message:
-            raise KeyboardInterrupt from error
-        if not isinstance(error, duckdb.Error):
-            raise
         _, within, ours = message.partition("Python exception occurred while executing the UDF: ")
         raise click.ClickException(_for_the_shell(ours.partition(": ")[2]) if within else message) from error
 
@@ -145,6 +144,46 @@ def _parsed(text: str) -> "list[duckdb.Statement]":
     if not parsed:
         raise click.UsageError("SQL must hold a statement, it is empty")
     return parsed
+
+
+@contextmanager
+def _interruptible(con: "duckdb.DuckDBPyConnection") -> Iterator[None]:
+    """Have Ctrl-C end what runs: of several threads DuckDB's may lose the exception, or report it as another one."""
+    asked = False
+
+    def stop(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+        con.interrupt()
+        raise KeyboardInterrupt
+
+    previous = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or previous is not signal.default_int_handler:  # ignored, or somebody else's
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except Exception as error:
+        if asked:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def _bare(con: "duckdb.DuckDBPyConnection", query: str) -> str:
+    """Return a statement without the semicolon that ends it and the comments behind it, which a relation would keep."""
+    import duckdb
+
+    for found in re.finditer(";", query):
+        with suppress(duckdb.Error):  # one within quotes, or within a comment
+            if not con.extract_statements(query[found.end() :]) and con.extract_statements(query[: found.start()]):
+                return query[: found.start()]
+    return query
 
 
 def _given(values: dict[str, Any], statement: "duckdb.Statement") -> dict[str, Any] | None:
