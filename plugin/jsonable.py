@@ -33,7 +33,8 @@ def jsonable(value: Any) -> Any:
     Parameters
     ----------
     value : object
-        Dates and times become ISO 8601, durations seconds, binary base64, decimals numbers; NaN and infinity None.
+        Dates and times become ISO 8601, durations seconds, binary base64, decimals numbers, names of a dict text; NaN
+        and infinity None.
 
     Returns
     -------
@@ -47,8 +48,8 @@ def jsonable(value: Any) -> Any:
     {'day': '2020-01-31', 'codes': ['YWI=', None]}
     """
     if isinstance(value, dict):
-        return {name: jsonable(inner) for name, inner in value.items()}
-    if isinstance(value, list):
+        return {name if isinstance(name, str) else str(name): jsonable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
         return [jsonable(inner) for inner in value]
     if isinstance(value, float):
         return finite(value)

@@ -2,8 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -25,12 +25,32 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     made = BytesIO()
     write(made)
+    with whole_file(file) as beside, beside.open("xb") as stream:
+        stream.write(made.getbuffer())
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Yield the name of a file to be made, which then takes the place of `file`: as a whole or not at all.
+
+    Parameters
+    ----------
+    file : Path
+
+    Yields
+    ------
+    Path
+
+    Raises
+    ------
+    OSError
+        It names the file.
+    """
     target = file.resolve()  # what a link points to is written, as by other programs
     beside = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with beside.open("xb") as stream:
-            stream.write(made.getbuffer())
-            stream.flush()
+        yield beside
+        with beside.open("rb+") as stream:
             os.fsync(stream.fileno())  # a full disk is known here at the latest
         beside.replace(target)
     except BaseException as error:

@@ -134,11 +134,16 @@ def _read(array: "pa.Array", name: str) -> Lists | Numbers:
     kind, count = array.type, len(array)
     if pa.types.is_fixed_size_list(kind):
         size = kind.list_size
-        starts = np.arange(array.offset, array.offset + count, dtype=np.int64) * size
-        return Lists(_read(array.values, name), starts, np.full(count, size, np.int64), validity(array))
+        items = array.values.slice(array.offset * size, count * size)  # a slice's values are those of the whole
+        starts = np.arange(count, dtype=np.int64) * size
+        return Lists(_read(items, name), starts, np.full(count, size, np.int64), validity(array))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
-        return Lists(_read(array.values, name), offsets[:-1], np.diff(offsets), validity(array))
+        items = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+        return Lists(_read(items, name), offsets[:-1] - offsets[0], np.diff(offsets), validity(array))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        starts, lengths = (part.to_numpy().astype(np.int64) for part in (array.offsets, array.sizes))
+        return Lists(_read(array.values, name), starts, lengths, validity(array))
     if pa.types.is_null(kind):
         return Numbers(np.zeros(count, np.float32), np.zeros(count, np.bool_))
     return _numbers(array, name)

@@ -143,20 +143,33 @@ def _fill_aligned(out: Scores, places: Places, batch: _Queries, rows: Places, ke
 def _fill_one(out: Scores, places: Places, batch: _Queries, row: int, keys: Lists) -> None:
     """Fill `out` at some places, all of one query."""
     kind, options = batch.resolved(row)
-    vector = batch.vectors.value(row)
+    query = batch.vectors.value(row)
+    fill_logits(out, places, kind, options, query, keys, lambda place: batch.score(row, keys.value(place)))
+
+
+def fill_logits(
+    out: npt.NDArray[np.float64],
+    places: Places,
+    kind: AttentionType,
+    options: dict[str, Any],
+    query: Any,
+    keys: Lists,
+    one: Callable[[int], float],
+) -> None:
+    """Fill `out` at some places with the logits of a query with the keys there; what needs a look goes to `one`."""
     try:
         if kind.token_logits is not None and keys.depth > 1:
             documents = [keys.value(int(place)) for place in places]
-            out[places] = attention_logits(vector, documents, kind.name, max_keys=len(documents), **options)
+            out[places] = attention_logits(query, documents, kind.name, max_keys=len(documents), **options)
             return
         block = keys.block(places)
-        if block is not None and isinstance(vector, np.ndarray) and vector.shape == block.shape[1:]:
-            out[places] = pair_logits(kind, options, vector, block)
+        if block is not None and isinstance(query, np.ndarray) and query.shape == block.shape[1:]:
+            out[places] = pair_logits(kind, options, query, block)
             return
     except AttentionError:  # which of the pairs it is, they say one by one
         pass
     for place in places:
-        out[place] = batch.score(row, keys.value(int(place)))
+        out[place] = one(int(place))
 
 
 def _fill_distances(out: Scores, places: Places, batch: _Queries, rows: Places, keys: Lists) -> None:
