@@ -163,7 +163,7 @@ def test_parameters_go_to_the_statements_that_have_them():
 
 def test_prefix_and_threads():
     assert rows_of("SELECT att_softmax([0, 0]) AS s", "--prefix", "att_") == [{"s": [0.5, 0.5]}]
-    assert fails("SELECT 1", "--prefix", "a b").startswith("prefix must be letters")
+    assert fails("SELECT 1", "--prefix", "a b").startswith("prefix must be at most 40 letters")
     assert rows_of("SELECT current_setting('threads') AS n", "--threads", 3) == [{"n": 3}]
 
 

@@ -369,7 +369,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(os.name == "nt", reason="resource is of POSIX")
 def test_best_of_a_large_parquet_file_in_little_memory(tmp_path, rng):
-    """300 MB of vectors, twice; a fifth of one may be held."""
+    """300 MB of vectors, twice; a third of one may be held."""
     schema = pa.schema({"id": pa.int64(), "embedding": pa.list_(pa.float32(), 256)})
     for name, parts in (("small", 2), ("large", 60)):
         with pq.ParquetWriter(tmp_path / f"{name}.parquet", schema) as to:
@@ -378,7 +378,7 @@ def test_best_of_a_large_parquet_file_in_little_memory(tmp_path, rng):
                 to.write_batch(pa.record_batch([np.arange(5_000), vectors], schema=schema))
     done = subprocess.run([sys.executable, "-c", _MEMORY], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 60
+    assert int(done.stdout) < 100
 
 
 # ---- errors
