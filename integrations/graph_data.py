@@ -37,7 +37,9 @@ def topology_of(graph: Any) -> Topology:
     cache = None if hasattr(graph, "_graph") else getattr(graph, "__networkx_cache__", None)
     if cache is None:
         return of_graph(graph)
-    kept: _Kept = cache.setdefault("attnbridge", _Kept())  # before reading: what changes meanwhile throws it away
+    kept: _Kept | None = cache.get("attnbridge")
+    if kept is None:  # put there before reading: a change meanwhile takes it away
+        kept = cache.setdefault("attnbridge", _Kept())
     if kept.topology is None:
         kept.topology = of_graph(graph)
     return kept.topology
