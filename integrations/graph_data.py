@@ -32,7 +32,7 @@ class _Kept:
 def topology_of(graph: Any) -> Topology:
     """Return the topology of a networkx graph, which is read once as long as nodes and edges stay what they are.
 
-    networkx clears a graph's cache with each change, but not that of a view on it.
+    networkx clears a graph's cache with each change, but not that of a view on it; one out of an old pickle has none.
     """
     cache = None if hasattr(graph, "_graph") else getattr(graph, "__networkx_cache__", None)
     if cache is None:

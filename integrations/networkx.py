@@ -30,7 +30,7 @@ class AttentionGraph:
     a weight: the softmax of the scores of all neighbours, each times the edge's weight where edges have one.
 
     Nodes, edges and attributes are those of the graph at the time of a call. Only the adjacency is kept as arrays,
-    until networkx says that it has changed; that of a view, or of networkx before 3.3, is read at every call.
+    until networkx says that it has changed; that of a view is read at every call.
 
     Parameters
     ----------

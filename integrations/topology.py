@@ -118,6 +118,13 @@ class Topology:
         source, target = (self.nodes[end[number]] for end in self.ends)
         return (source, target) if self.keys is None else (source, target, self.keys[number])
 
+    def named(self, numbers: Positions) -> list[tuple[Any, ...]]:
+        """Return edges as networkx names them."""
+        parts = [[self.nodes[position] for position in end[numbers].tolist()] for end in self.ends]
+        if self.keys is not None:
+            parts.append([self.keys[number] for number in numbers.tolist()])
+        return list(zip(*parts, strict=True))
+
     @cached_property
     def _first_entries(self) -> Positions:
         """The entry of each edge, the first where it has two."""
