@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from attnbridge.integrations.bridge import AttentionVectorBridge as AttentionVectorBridge
     from attnbridge.integrations.duckdb import connect as connect
     from attnbridge.integrations.evaluation import evaluate as evaluate
+    from attnbridge.integrations.graph_hits import GraphHit as GraphHit
+    from attnbridge.integrations.graph_hits import GraphHits as GraphHits
+    from attnbridge.integrations.networkx import AttentionGraph as AttentionGraph
     from attnbridge.integrations.rerank_tuning import tune_rerank as tune_rerank
     from attnbridge.manifolds import EuclideanSpace as EuclideanSpace
     from attnbridge.manifolds import HyperbolicSpace as HyperbolicSpace
@@ -118,7 +121,10 @@ _HOME = {
     "GraphAttentionConfig": "attnbridge.config",
     "SparseAttentionConfig": "attnbridge.config",
     "AttentionDistance": "attnbridge.distance",
+    "AttentionGraph": "attnbridge.integrations.networkx",
     "AttentionVectorBridge": "attnbridge.integrations.bridge",
+    "GraphHit": "attnbridge.integrations.graph_hits",
+    "GraphHits": "attnbridge.integrations.graph_hits",
     "Hit": "attnbridge.hits",
     "Hits": "attnbridge.hits",
     "EuclideanSpace": "attnbridge.manifolds",

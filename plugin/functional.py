@@ -203,17 +203,22 @@ def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **
     11.0
     """
     row, checked = resolve(attention_type, options)
-    if not row.is_pairwise(checked):
-        raise InvalidConfigError(
-            f"attention_type must be pairwise for the score of a pair, got {row.name!r}, whose logit of a pair depends "
-            "on the other keys; attention_logits gives it among them"
-        )
+    require_pairwise(row, checked, "the score of a pair")
     if row.token_logits is not None:
         mechanism = row.mechanism(checked)
         return float(mechanism._masked_logits(mechanism._check(query, [key], None, None, False)).item())
     q = as_vector(query, "query", keep_float64=True)
     k = as_vector(key, "key", keep_float64=True)
     return float(pair_logits(row, checked, q, k[None])[0])
+
+
+def require_pairwise(row: AttentionType, options: Options, use: str, name: str = "attention_type") -> None:
+    """Refuse a type whose logit of a pair depends on the other keys, where they are not known."""
+    if not row.is_pairwise(options):
+        raise InvalidConfigError(
+            f"{name} must be pairwise for {use}, got {row.name!r}, whose logit of a pair depends on the other keys; "
+            "attention_logits gives it among them"
+        )
 
 
 def pair_logits(row: AttentionType, options: Options, query: Float, keys: Float) -> npt.NDArray[np.float64]:

@@ -1,0 +1,408 @@
+"""Attention over networkx graphs, to find what is near a question, along its edges."""
+
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.errors import AttentionError, GraphStructureError, InvalidInputError
+from attnbridge.functional import pair_logits, require_pairwise
+from attnbridge.integrations.expansion import Expansion, Visited, around, within
+from attnbridge.integrations.graph_data import (
+    ArrayData,
+    GraphData,
+    NetworkxData,
+    as_edge_weights,
+    as_edges,
+    as_embeddings,
+    name_of,
+)
+from attnbridge.integrations.graph_hits import GraphHits
+from attnbridge.integrations.topology import Neighbours, Positions, Topology
+from attnbridge.scoring import resolve
+from attnbridge.validation import Float, as_count, as_vector
+
+
+class AttentionGraph:
+    """A graph whose nodes have embeddings, to be walked by attention.
+
+    A node's score is the logit of the query with its embedding. A step from a node goes to one of its neighbours, with
+    a weight: the softmax of the scores of all neighbours, each times the edge's weight where edges have one.
+
+    Nodes, edges and attributes are those of the graph at the time of a call. Only the adjacency is kept as arrays,
+    until networkx says that it has changed; that of a view, or of networkx before 3.3, is read at every call.
+
+    Parameters
+    ----------
+    G : networkx.Graph, DiGraph, MultiGraph or MultiDiGraph
+        It is not changed.
+    embedding : hashable, default "embedding"
+        The nodes' attribute with a vector (d,).
+    weight : hashable, optional
+        An attribute of edges, numbers > 0; 1 where an edge has none. Those of parallel edges are added.
+    attention : str, default "gat"
+        A name or alias from `attention_types`; a pairwise one.
+    missing : {"raise", "skip", "zero"}, default "raise"
+        What becomes of nodes without embedding: an error, or they are never stepped to, or their embedding is zero.
+    **options : object
+        Options of the type, as `attention_types` lists them.
+
+    Raises
+    ------
+    GraphStructureError
+        No nodes, or a node without embedding, which is named.
+    InvalidConfigError, InvalidInputError
+
+    References
+    ----------
+    Velickovic et al. 2018, Graph Attention Networks, equation 2; Brody et al. 2022, How Attentive are Graph Attention
+    Networks?, equation 7.
+
+    Examples
+    --------
+    >>> import networkx as nx, attnbridge as ab
+    >>> G = nx.DiGraph([("home", "east"), ("home", "north"), ("east", "north-east")])
+    >>> compass = {"home": [0.1, 0.1], "east": [1.0, 0.0], "north": [0.0, 1.0], "north-east": [0.7, 0.7]}
+    >>> nx.set_node_attributes(G, compass, "embedding")
+    >>> ag = ab.AttentionGraph(G, attention="scaled_dot")
+    >>> hits = ag.k_hop("home", query=[3.0, 4.0])
+    >>> [(hit.node, round(hit.score, 2), hit.path) for hit in hits][0]
+    ('north-east', 3.46, ['home', 'east', 'north-east'])
+    """
+
+    def __init__(
+        self,
+        G: Any,  # noqa: N803
+        embedding: Any = "embedding",
+        *,
+        weight: Any = None,
+        attention: str = "gat",
+        missing: str = "raise",
+        **options: Any,
+    ) -> None:
+        self._take(NetworkxData(G, embedding, weight, missing), attention, options)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        edges: Any,
+        X: npt.ArrayLike,  # noqa: N803
+        *,
+        weight: Any = None,
+        attention: str = "gat",
+        **options: Any,
+    ) -> Self:
+        """Return an attention graph of nodes 0 to n - 1 with directed edges.
+
+        Parameters
+        ----------
+        edges : array_like of int, (2, m), or SciPy sparse matrix or array, (n, n)
+            Edge i leads from node edges[0, i] to edges[1, i]; or there is one for each stored entry, row to column.
+        X : array_like, (n, d)
+            The nodes' embeddings; float32 and float64 arrays are not copied.
+        weight : array_like, (m,), optional
+            The weights > 0 of the edges, in their order: of a matrix A in CSR form, A.data.
+        attention : str, default "gat"
+            A name or alias from `attention_types`; a pairwise one.
+        **options : object
+            Options of the type.
+
+        Returns
+        -------
+        AttentionGraph
+
+        Raises
+        ------
+        DimensionMismatchError, GraphStructureError, InvalidConfigError, InvalidInputError
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> ag = ab.AttentionGraph.from_arrays([[0, 0], [1, 2]], [[1.0, 1.0], [1.0, 0.5], [0.0, 1.0]])
+        >>> ag.neighborhood(0).nodes
+        [1, 2]
+        """
+        rows = as_embeddings(X)
+        source, target = as_edges(edges, len(rows))
+        weights = None if weight is None else as_edge_weights(weight, len(source))
+        made = cls.__new__(cls)
+        made._take(ArrayData(source, target, rows, weights), attention, options)
+        return made
+
+    def _take(self, data: GraphData, attention: str, options: dict[str, Any]) -> None:
+        self._data = data
+        self._type, self._options = resolve(attention, options)
+        require_pairwise(self._type, self._options, "a graph's edges", "attention")
+
+    # ---- the graph, as arrays and as networkx has it
+
+    @property
+    def graph(self) -> Any:
+        """The networkx graph; of arrays a frozen MultiDiGraph, the key of an edge being its number.
+
+        Returns
+        -------
+        networkx.Graph
+        """
+        return self._data.graph
+
+    @property
+    def topology(self) -> Topology:
+        """Nodes and edges as they are now, as arrays that never change: what several calls shall agree on.
+
+        Returns
+        -------
+        Topology
+        """
+        return self._data.topology()
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes, in the order of the graph: that in which they were added.
+
+        Returns
+        -------
+        list of hashable
+        """
+        return self.topology.nodes
+
+    def position(self, node: Any) -> int:
+        """Return where a node is in `nodes`.
+
+        Parameters
+        ----------
+        node : hashable
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        networkx.NodeNotFound
+        """
+        return _position(self.topology, node)
+
+    def edges(self, direction: str = "out") -> Neighbours:
+        """Return each node's neighbours, in CSR form.
+
+        Parameters
+        ----------
+        direction : {"out", "in", "both"}, default "out"
+            In which direction edges are gone; the same for an undirected graph. A self loop is one entry in any case.
+
+        Returns
+        -------
+        Neighbours
+            Arrays of int64: indptr (n + 1,), and for each entry indices (m,), the position of a neighbour, and
+            edge_number (m,). Edges are numbered in the order of `G.edges`.
+
+        Raises
+        ------
+        InvalidConfigError
+        """
+        return self.topology.edges(direction)
+
+    def edge(self, number: int) -> tuple[Any, Any, Any, dict[Any, Any]]:
+        """Return an edge by its number.
+
+        Parameters
+        ----------
+        number : int
+
+        Returns
+        -------
+        tuple of hashable, hashable, hashable or None, dict
+            From, to, key (None where there are no parallel edges), attributes: the graph's own dictionary.
+        """
+        topology = self.topology
+        named = topology.edge(number)
+        source, target, key = (*named, None)[:3]
+        return source, target, key, self._data.edge_data(topology, number)
+
+    def logits(self, query: npt.ArrayLike, positions: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the logit of a query with the embeddings of nodes, as they are now.
+
+        Parameters
+        ----------
+        query : array_like, (d,)
+        positions : array_like of int, (m,)
+            Of nodes in `nodes`.
+
+        Returns
+        -------
+        ndarray of float64, (m,)
+            -inf where a node has no embedding and is skipped.
+
+        Raises
+        ------
+        DimensionMismatchError, GraphStructureError, InvalidInputError
+            An embedding of another length, or missing, or not of finite numbers; its node is named.
+        """
+        topology = self.topology
+        places = np.asarray(positions)
+        if places.size == 0:
+            places = np.empty(0, np.int64)
+        if places.dtype.kind not in "iu" or places.ndim != 1:
+            raise InvalidInputError(f"positions must be whole numbers (m,), got {places.dtype} {places.shape}")
+        if len(places) and not 0 <= places.min() <= places.max() < len(topology.nodes):
+            raise InvalidInputError(
+                f"positions must be 0 to {len(topology.nodes) - 1}, got {places.min()} to {places.max()}"
+            )
+        vector = as_vector(query, "query", keep_float64=True)
+        logits = self._logits(topology, vector, places.astype(np.int64))
+        return np.where(np.isnan(logits), -np.inf, logits)
+
+    # ---- walking
+
+    def neighborhood(self, node: Any, query: npt.ArrayLike | None = None, *, direction: str = "out") -> GraphHits:
+        """Return a node's neighbours, and how the query spreads its attention over them.
+
+        Parameters
+        ----------
+        node : hashable
+        query : array_like, (d,), optional
+            By default the node's embedding.
+        direction : {"out", "in", "both"}, default "out"
+
+        Returns
+        -------
+        GraphHits
+            Best score first; their weights sum to 1. The node itself is among them where it has a self loop.
+
+        Raises
+        ------
+        networkx.NodeNotFound
+        DimensionMismatchError, GraphStructureError, InvalidConfigError, InvalidInputError
+
+        Examples
+        --------
+        >>> import networkx as nx, attnbridge as ab
+        >>> G = nx.star_graph(2)
+        >>> nx.set_node_attributes(G, {0: [1.0, 1.0], 1: [1.0, 0.0], 2: [0.6, 0.8]}, "embedding")
+        >>> [(hit.node, round(hit.weights[0], 3)) for hit in ab.AttentionGraph(G).neighborhood(0)]
+        [(2, 0.944), (1, 0.056)]
+        """
+        topology = self.topology
+        start = _position(topology, node)
+        visited = around(self._expansion(topology, start, query, direction), start)
+        return self._hits(topology, visited, np.arange(1, len(visited.positions)), None)
+
+    def k_hop(
+        self,
+        node: Any,
+        k: int = 2,
+        query: npt.ArrayLike | None = None,
+        *,
+        limit: int | None = None,
+        direction: str = "out",
+        max_nodes: int | None = None,
+    ) -> GraphHits:
+        """Return the nodes at most k steps away, the node itself included, each with a shortest path to it.
+
+        Of several shortest paths it is the one whose steps have the largest product of weights.
+
+        Parameters
+        ----------
+        node : hashable
+        k : int, default 2
+        query : array_like, (d,), optional
+            By default the node's embedding.
+        limit : int, optional
+            How many of them are returned: the best; by default all.
+        direction : {"out", "in", "both"}, default "out"
+        max_nodes : int, optional
+            How many nodes are visited at most, near ones first; of those at the same number of hops the ones with the
+            best path. The result's `complete` says whether that were all.
+
+        Returns
+        -------
+        GraphHits
+            Best score first, ties in the order of `nodes`.
+
+        Raises
+        ------
+        networkx.NodeNotFound
+        DimensionMismatchError, GraphStructureError, InvalidConfigError, InvalidInputError
+
+        Examples
+        --------
+        >>> import networkx as nx, attnbridge as ab
+        >>> G = nx.path_graph(4)
+        >>> nx.set_node_attributes(G, {i: [1.0, 0.1 * i] for i in G}, "embedding")
+        >>> [(hit.node, hit.hop) for hit in ab.AttentionGraph(G).k_hop(0, query=[0.0, 1.0])]
+        [(2, 2), (1, 1), (0, 0)]
+        """
+        hops = as_count(k, "k", least=0)
+        most = None if max_nodes is None else as_count(max_nodes, "max_nodes")
+        count = None if limit is None else as_count(limit, "limit")
+        topology = self.topology
+        start = _position(topology, node)
+        visited, complete = within(self._expansion(topology, start, query, direction), start, hops, most)
+        return self._hits(topology, visited, np.flatnonzero(~np.isnan(visited.logits)), count, complete)
+
+    def _expansion(self, topology: Topology, start: int, query: Any, direction: str) -> Expansion:
+        """Return what walks from a node."""
+        neighbours = topology.edges(direction)
+        vector = self._query(topology, start) if query is None else as_vector(query, "query", keep_float64=True)
+        return Expansion(
+            neighbours,
+            topology.repeats(direction),
+            lambda positions: self._logits(topology, vector, positions),
+            lambda numbers: self._data.edge_weights(topology, numbers),
+        )
+
+    def _query(self, topology: Topology, start: int) -> Float:
+        """Return a node's embedding, to be the query."""
+        vector = self._data.vector(topology, start)
+        if vector is None:
+            raise GraphStructureError(
+                f"node {topology.nodes[start]!r} must have an embedding to be the query; pass query=, or set it"
+            )
+        return vector
+
+    def _logits(self, topology: Topology, query: Float, positions: Positions) -> npt.NDArray[np.float64]:
+        """Return the logits of nodes, NaN of those that are skipped."""
+        out = np.full(len(positions), np.nan)
+        for places, rows in self._data.blocks(topology, positions, len(query)):
+            try:
+                out[places] = pair_logits(self._type, self._options, query, rows)
+            except AttentionError:
+                self._refuse(query, rows, [topology.nodes[position] for position in positions[places].tolist()])
+                raise
+        return out
+
+    def _refuse(self, query: Float, rows: Float, nodes: list[Any]) -> None:
+        """Raise the error of the first node whose embedding, or of the query that, cannot be scored by itself."""
+        mechanism = self._type.mechanism(self._options)
+        for row, name in zip([query, *rows], ["query", *map(name_of, nodes)], strict=True):
+            batch = mechanism._check(query, row[None], None, None, False, names=("query", name, "values"))
+            mechanism._masked_logits(batch)
+
+    def _hits(
+        self,
+        topology: Topology,
+        visited: Visited,
+        found: npt.NDArray[np.intp],
+        limit: int | None,
+        complete: bool = True,
+    ) -> GraphHits:
+        """Return visited nodes, best first."""
+        order = np.lexsort((visited.positions[found], -visited.logits[found]))
+        return GraphHits(self._data, topology, visited, found[order[:limit]], complete)
+
+    def __repr__(self) -> str:
+        topology = self.topology
+        kind = ("Multi" if topology.multigraph else "") + ("DiGraph" if topology.directed else "Graph")
+        options = "".join(f", {name}={value!r}" for name, value in self._options.items())
+        count = len(topology.ends[0])
+        return f"AttentionGraph({kind} of {len(topology.nodes)} nodes, {count} edges, {self._type.name!r}{options})"
+
+
+def _position(topology: Topology, node: Any) -> int:
+    try:
+        return topology.index[node]
+    except (KeyError, TypeError):  # TypeError: not hashable
+        import networkx as nx
+
+        raise nx.NodeNotFound(f"node {node!r} is not in the graph") from None

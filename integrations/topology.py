@@ -1,0 +1,223 @@
+"""The topology of a graph as arrays: who is next to whom, and by which edge."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sized
+from functools import cached_property
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.validation import as_choice
+
+Positions = npt.NDArray[np.int64]
+
+DIRECTIONS = ("in", "out", "both")
+
+# Whole numbers as nodes are looked up in an array, where it is at most so many times as long as there are nodes.
+_SPARSEST = 8
+
+
+class Neighbours(NamedTuple):
+    """The neighbours of each node, in CSR form.
+
+    Parameters
+    ----------
+    indptr : ndarray of int64, (n + 1,)
+        Node i has the entries indptr[i] up to, but not including, indptr[i + 1].
+    indices : ndarray of int64, (m,)
+        The position of each entry's neighbour.
+    edge_number : ndarray of int64, (m,)
+        The number of each entry's edge.
+    """
+
+    indptr: Positions
+    indices: Positions
+    edge_number: Positions
+
+
+class Topology:
+    """Nodes and edges of a graph as they were at one time; nothing of it changes.
+
+    Nodes have positions and edges numbers, in the order in which networkx iterates over them: that of insertion, for
+    edges node by node.
+
+    Parameters
+    ----------
+    nodes : list of hashable
+    directed : bool
+    indptr, indices : ndarray of int64, (n + 1,), (m,)
+        The adjacency: of an undirected graph each edge at both its ends, a self loop once.
+    keys : list of hashable, optional
+        Of a multigraph: each entry's key.
+    numbers : ndarray of int64, (m,), optional
+        Of a directed graph: the number of each entry's edge, where that is not the order of entries; it is its key too.
+    """
+
+    def __init__(
+        self,
+        nodes: list[Any],
+        directed: bool,
+        indptr: Positions,
+        indices: Positions,
+        keys: list[Any] | None = None,
+        numbers: Positions | None = None,
+    ) -> None:
+        self.nodes = nodes
+        self.directed = directed
+        self.multigraph = keys is not None or numbers is not None
+        self._indptr, self._indices, self._keys, self._numbers = indptr, indices, keys, numbers
+
+    @cached_property
+    def index(self) -> Mapping[Hashable, int]:
+        """The position of each node."""
+        return dict(zip(self.nodes, range(len(self.nodes)), strict=True))
+
+    @cached_property
+    def out(self) -> Neighbours:
+        """Whom each node leads to; of an undirected graph its neighbours."""
+        if self.directed:
+            numbers = np.arange(len(self._indices)) if self._numbers is None else self._numbers
+        else:
+            numbers = _undirected_numbers(self._indptr, self._indices)
+        return Neighbours(self._indptr, self._indices, numbers)
+
+    @cached_property
+    def into(self) -> Neighbours:
+        """Who leads to each node."""
+        return _transposed(self.out) if self.directed else self.out
+
+    @cached_property
+    def both(self) -> Neighbours:
+        """Whom each node leads to, then who leads to it; a self loop once."""
+        return _joined(self.out, _without_loops(self.into)) if self.directed else self.out
+
+    def edges(self, direction: str) -> Neighbours:
+        """Return the neighbours along edges of a direction."""
+        if as_choice(direction, "direction", DIRECTIONS) == "out":
+            return self.out
+        return self.into if direction == "in" else self.both
+
+    def repeats(self, direction: str) -> bool:
+        """Return whether a node may have a neighbour more than once."""
+        return self.multigraph or (self.directed and direction == "both")
+
+    @cached_property
+    def ends(self) -> tuple[Positions, Positions]:
+        """The positions of each edge's two nodes, (m,) both: from, to."""
+        start, stop = _sources(self.out.indptr), self.out.indices
+        firsts = self._first_entries
+        return start[firsts], stop[firsts]
+
+    @cached_property
+    def keys(self) -> list[Any] | None:
+        """The key of each edge, None of a graph without parallel edges."""
+        if self._keys is None:
+            return None if self._numbers is None else list(range(len(self._numbers)))
+        return [self._keys[entry] for entry in self._first_entries.tolist()]
+
+    def edge(self, number: int) -> tuple[Any, ...]:
+        """Return an edge as networkx names it: (u, v), of a multigraph (u, v, key)."""
+        source, target = (self.nodes[end[number]] for end in self.ends)
+        return (source, target) if self.keys is None else (source, target, self.keys[number])
+
+    @cached_property
+    def _first_entries(self) -> Positions:
+        """The entry of each edge, the first where it has two."""
+        out = self.out
+        entries = np.arange(len(out.indices))
+        if not self.directed:
+            entries = entries[_sources(out.indptr) <= out.indices]
+        firsts = np.empty(len(entries), np.int64)
+        firsts[out.edge_number[entries]] = entries
+        return firsts
+
+
+def of_graph(graph: Any) -> Topology:
+    """Return the topology of a networkx graph of any class."""
+    adjacency = graph._adj
+    nodes = list(adjacency)
+    indptr = _starts(adjacency.values(), len(nodes))
+    indices = _positions(nodes, chain.from_iterable(adjacency.values()), int(indptr[-1]))
+    if not graph.is_multigraph():
+        return Topology(nodes, graph.is_directed(), indptr, indices)
+    parallel = list(chain.from_iterable(neighbours.values() for neighbours in adjacency.values()))
+    first = _starts(parallel, len(parallel))
+    keys = list(chain.from_iterable(parallel))
+    return Topology(nodes, graph.is_directed(), first[indptr], np.repeat(indices, np.diff(first)), keys)
+
+
+def of_edges(source: Positions, target: Positions, count: int) -> Topology:
+    """Return the topology of a directed graph of nodes 0 .. count - 1, from its edges, which are numbered as given."""
+    numbers = np.argsort(source, kind="stable")
+    indptr = np.append(0, np.cumsum(np.bincount(source, minlength=count)))
+    return Topology(list(range(count)), True, indptr, target[numbers], numbers=numbers)
+
+
+def _starts(lists: Iterable[Sized], count: int) -> Positions:
+    """Return where each of so many lists begins when they are put behind each other, and where the last one ends."""
+    starts = np.zeros(count + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, lists), np.int64, count), out=starts[1:])
+    return starts
+
+
+def _positions(nodes: list[Any], neighbours: Iterable[Any], count: int) -> Positions:
+    """Return the positions of so many neighbours."""
+    if nodes and all(type(node) is int for node in nodes):  # an array is looked up in sooner than a dictionary
+        low, high = min(nodes), max(nodes)
+        if high - low < _SPARSEST * len(nodes) and -(2**62) < low < 2**62:
+            labels, found = np.array(nodes), np.fromiter(neighbours, np.int64, count)
+            if low == 0 and high == len(nodes) - 1 and (labels == np.arange(len(nodes))).all():
+                return found
+            table = np.empty(high - low + 1, np.int64)
+            table[labels - low] = np.arange(len(nodes))
+            return np.asarray(table[found - low])
+    index = dict(zip(nodes, range(len(nodes)), strict=True))
+    return np.fromiter(map(index.__getitem__, neighbours), np.int64, count)
+
+
+def _sources(indptr: Positions) -> Positions:
+    """Return the position of the node that each entry belongs to."""
+    return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+
+
+def _transposed(entries: Neighbours) -> Neighbours:
+    """Return the entries by their neighbours; those of one are in the order of their edges' nodes."""
+    order = np.argsort(entries.indices, kind="stable")
+    counts = np.bincount(entries.indices, minlength=len(entries.indptr) - 1)
+    indptr = np.append(0, np.cumsum(counts))
+    return Neighbours(indptr, _sources(entries.indptr)[order], entries.edge_number[order])
+
+
+def _undirected_numbers(indptr: Positions, indices: Positions) -> Positions:
+    """Return the number of each entry's edge, where every edge is at both its ends, a loop once.
+
+    An edge has its number where networkx meets it first.
+    """
+    source = _sources(indptr)
+    first = source <= indices
+    numbers = np.empty(len(indices), np.int64)
+    numbers[first] = np.arange(np.count_nonzero(first))
+    ahead, back = np.flatnonzero(source < indices), np.flatnonzero(source > indices)
+    # Both in the order of the earlier node, then the later one, then of parallel edges.
+    ahead = ahead[np.lexsort((indices[ahead], source[ahead]))]
+    back = back[np.lexsort((source[back], indices[back]))]
+    numbers[back] = numbers[ahead]
+    return numbers
+
+
+def _without_loops(entries: Neighbours) -> Neighbours:
+    """Return the entries that lead to another node."""
+    kept = _sources(entries.indptr) != entries.indices
+    indptr = np.append(0, np.cumsum(kept))[entries.indptr]
+    return Neighbours(indptr, entries.indices[kept], entries.edge_number[kept])
+
+
+def _joined(before: Neighbours, behind: Neighbours) -> Neighbours:
+    """Return each node's entries of the one and then of the other."""
+    indptr = before.indptr + behind.indptr
+    joined = Neighbours(indptr, *np.empty((2, int(indptr[-1])), np.int64))
+    for entries, offset in ((before, behind.indptr[:-1]), (behind, before.indptr[1:])):
+        places = np.arange(len(entries.indices)) + np.repeat(offset, np.diff(entries.indptr))
+        joined.indices[places], joined.edge_number[places] = entries.indices, entries.edge_number
+    return joined
