@@ -120,9 +120,10 @@ class Reader:
         return self._logits[position]
 
     def log_weights(self, steps: Sequence[Step]) -> Numbers:
-        """Return the logarithm of each step's attention weight: of the softmax of logits plus logarithms of edge weights.
+        """Return the logarithm of each step's attention weight.
 
-        It is -inf of nodes that are not to be stepped to. Edges numbered -1 are none: they stand for the choice of a node.
+        Weights are the softmax of the logits, each times the edge's weight where edges have one; 0 of nodes that are
+        not to be stepped to. Edges numbered -1 are none: they stand for the choice of a first node.
         """
         positions = [position for _, position in steps]
         self.read_logits(positions)
