@@ -32,7 +32,7 @@ _REFUSED = {
     "SINGLE": "SINGLE is not supported",
 }
 _COMPARED = frozenset(("=", "<>", "<", "<=", ">", ">="))
-_DEEPEST = 100
+_DEEPEST = 32  # Python allows a thousand calls inside each other, and a level takes a dozen
 
 
 class ExpressionParser(Reading):
@@ -48,6 +48,7 @@ class ExpressionParser(Reading):
         self.limit_depth(self.depth)
         found = self.logical("OR", lambda: self.logical("XOR", lambda: self.logical("AND", self.negation)))
         self.depth -= 1
+        self.limit_depth(found.height())
         return found
 
     def limit_depth(self, depth: int) -> None:

@@ -34,7 +34,7 @@ class Expression:
     position: int = field(default=0, compare=False, repr=False, kw_only=True)
 
     # How tightly it binds: operands that bind less are printed in parentheses.
-    binds: ClassVar[int] = 9
+    binds: ClassVar[int] = 10
 
     def parts(self) -> "tuple[Expression, ...]":
         """Return the expressions that it is made of."""
@@ -45,6 +45,10 @@ class Expression:
         yield self
         for part in self.parts():
             yield from part.walk()
+
+    def height(self) -> int:
+        """Return how deep it nests."""
+        return 1 + max((part.height() for part in self.parts()), default=0)
 
     def inside(self, binds: int) -> str:
         """Return it as an operand of what binds so tightly."""
@@ -175,7 +179,7 @@ class Minus(Expression):
     """The negative of a number."""
 
     operand: Expression
-    binds: ClassVar[int] = 8
+    binds: ClassVar[int] = 9
 
     def parts(self) -> tuple[Expression, ...]:
         """Return what is negated."""
