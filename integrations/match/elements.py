@@ -145,6 +145,9 @@ class Elements:
         for relationship, node in zip(path.relationships, path.nodes[1:], strict=True):
             number = len(self.all)
             self.all.append(NodeElement(number, None, 0))  # the relationship's place, until its right end is known
+            if relationship.variable is not None:
+                self._name(relationship.variable, EDGE if relationship.hops is None else EDGES, relationship.position)
+                self.numbers[relationship.variable] = number
             right = self._add_node(node)
             self.all[number] = self._edge(number, relationship, numbers[-1], right)
             numbers += [number, right]
@@ -170,9 +173,6 @@ class Elements:
         return element.number
 
     def _edge(self, number: int, edge: RelationshipPattern, left: int, right: int) -> EdgeElement:
-        if edge.variable is not None:
-            self._name(edge.variable, EDGE if edge.hops is None else EDGES, edge.position)
-            self.numbers[edge.variable] = number
         return EdgeElement(
             number, edge.variable, left, right, edge.direction, edge.types, edge.properties, edge.hops, edge.position
         )

@@ -17,7 +17,7 @@ from attnbridge.integrations.match.syntax import Call, Expression
 from attnbridge.integrations.match.tokens import refusal
 from attnbridge.integrations.match.values import equal, plain
 
-_SAMPLED = 1_000  # nodes that are looked at to tell how many an element may be
+_SAMPLED = 250  # nodes that are looked at to tell how many an element may be
 _TICKS = 256  # rows between two looks at the clock
 
 
@@ -120,12 +120,12 @@ class Screens:
         return self._nodes[element]
 
     def count(self, element: int) -> float:
-        """Return about how many nodes an element may be."""
+        """Return about how many nodes an element may be; where another is fixed, whether it may be any will do."""
         if element in self.fixed:
             return float(len(self.fixed[element]))
         total = len(self.reader.nodes)
-        if element in self._scored or not self._of(element):
-            return float(total)
+        if self.fixed or element in self._scored or not self._of(element):
+            return float(total) if not self._of(element) else total / 2
         sample = np.linspace(0, total - 1, min(total, _SAMPLED)).astype(int).tolist() if total else []
         return total * (sum(self.admits(element, position) for position in sample) + 1) / (len(sample) + 1)
 
