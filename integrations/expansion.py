@@ -32,7 +32,7 @@ class Steps(NamedTuple):
 
     def at(self, places: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "Steps":
         """Return some of the steps."""
-        return Steps(*(array[places] for array in self))
+        return Steps(self.rows[places], self.ends[places], self.edge_number[places], self.log_weights[places])
 
 
 class Visited(NamedTuple):
@@ -204,6 +204,7 @@ def _log_softmax(rows: Positions, logits: Wide) -> Wide:
         return logits
     firsts = _firsts(rows)
     lengths = np.diff(np.append(firsts, len(rows)))
-    below = logits - np.repeat(np.maximum.reduceat(logits, firsts), lengths)
+    with np.errstate(over="ignore"):  # to -inf, a weight of 0
+        below = logits - np.repeat(np.maximum.reduceat(logits, firsts), lengths)
     totals: Wide = np.add.reduceat(np.exp(below), firsts)
     return np.asarray(below - np.repeat(np.log(totals), lengths))

@@ -32,12 +32,14 @@ class _Kept:
 def topology_of(graph: Any) -> Topology:
     """Return the topology of a networkx graph, which is read once as long as nodes and edges stay what they are.
 
-    networkx clears a graph's cache with each change, but not that of a view on it.
+    networkx clears a graph's cache with each change, but not that of a view on it; one out of an old pickle has none.
     """
     cache = None if hasattr(graph, "_graph") else getattr(graph, "__networkx_cache__", None)
     if cache is None:
         return of_graph(graph)
-    kept: _Kept = cache.setdefault("attnbridge", _Kept())  # before reading: what changes meanwhile throws it away
+    kept: _Kept | None = cache.get("attnbridge")
+    if kept is None:  # put there before reading: a change meanwhile takes it away
+        kept = cache.setdefault("attnbridge", _Kept())
     if kept.topology is None:
         kept.topology = of_graph(graph)
     return kept.topology

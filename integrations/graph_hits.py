@@ -1,6 +1,7 @@
 """What a walk over a graph returns."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -13,6 +14,15 @@ from attnbridge.validation import as_count, require
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class _Way(NamedTuple):
+    """How a visited node was reached."""
+
+    parent: int  # which of the visited nodes; -1 of the start
+    node: Any
+    edge: tuple[Any, ...]
+    weight: float
 
 
 class GraphHit(NamedTuple):
@@ -107,23 +117,31 @@ class GraphHits(Sequence[GraphHit]):
     def __len__(self) -> int:
         return len(self._chosen)
 
+    @cached_property
+    def _ways(self) -> list[_Way]:
+        """How each visited node was reached."""
+        visited, topology = self._visited, self._topology
+        nodes = [topology.nodes[position] for position in visited.positions.tolist()]
+        edges = [(), *topology.named(visited.edge_number[1:])]  # the start has none
+        return list(map(_Way, visited.parents.tolist(), nodes, edges, np.exp(visited.steps).tolist()))
+
     def _trail(self, place: int) -> list[int]:
         """Return which visited nodes lead from the start to one, itself included."""
-        trail = [place]
-        while (place := int(self._visited.parents[place])) >= 0:
+        trail = []
+        while place >= 0:
             trail.append(place)
+            place = self._ways[place].parent
         return trail[::-1]
 
     def _hit(self, i: int) -> GraphHit:
-        visited, topology = self._visited, self._topology
-        trail = self._trail(int(self._chosen[i]))
+        ways = [self._ways[place] for place in self._trail(int(self._chosen[i]))]
         return GraphHit(
-            topology.nodes[visited.positions[trail[-1]]],
+            ways[-1].node,
             float(self.scores[i]),
             int(self.hops[i]),
-            [topology.nodes[position] for position in visited.positions[trail].tolist()],
-            [topology.edge(number) for number in visited.edge_number[trail[1:]].tolist()],
-            np.exp(visited.steps[trail[1:]]).tolist(),
+            [way.node for way in ways],
+            [way.edge for way in ways[1:]],
+            [way.weight for way in ways[1:]],
             float(self.log_weights[i]),
         )
 
@@ -188,17 +206,15 @@ class GraphHits(Sequence[GraphHit]):
         classes = {(False, False): nx.Graph, (True, False): nx.DiGraph, (False, True): nx.MultiGraph}
         graph = classes.get((topology.directed, topology.multigraph), nx.MultiDiGraph)()
         for place in sorted({place for chosen in self._chosen.tolist() for place in self._trail(chosen)}):
-            position, number = int(visited.positions[place]), int(visited.edge_number[place])
-            node = topology.nodes[position]
-            if node not in graph:
+            way, position, number = self._ways[place], int(visited.positions[place]), int(visited.edge_number[place])
+            if way.node not in graph:
                 score = float(visited.logits[place])
                 found = {"hop": int(visited.hops[place])} | ({} if np.isnan(score) else {"score": score})
-                graph.add_node(node)
-                graph.nodes[node].update(data.node_data(topology, position) | found)
-            if number >= 0:
-                edge, weight = topology.edge(number), float(np.exp(visited.steps[place]))
-                graph.add_edge(*edge)
-                graph.edges[edge].update(data.edge_data(topology, number) | {"attention": weight})
+                graph.add_node(way.node)
+                graph.nodes[way.node].update(data.node_data(topology, position) | found)
+            if way.edge:
+                graph.add_edge(*way.edge)
+                graph.edges[way.edge].update(data.edge_data(topology, number) | {"attention": way.weight})
         return graph
 
     def explain(self, limit: int = 10) -> str:

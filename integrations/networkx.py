@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.errors import AttentionError, GraphStructureError, InvalidInputError
+from attnbridge.errors import AttentionError, GraphStructureError, InvalidConfigError, InvalidInputError
 from attnbridge.functional import pair_logits, require_pairwise
 from attnbridge.integrations.expansion import Expansion, Visited, around, within
 from attnbridge.integrations.graph_data import (
@@ -33,7 +33,7 @@ class AttentionGraph:
     a weight: the softmax of the scores of all neighbours, each times the edge's weight where edges have one.
 
     Nodes, edges and attributes are those of the graph at the time of a call. Only the adjacency is kept as arrays,
-    until networkx says that it has changed; that of a view, or of networkx before 3.3, is read at every call.
+    until networkx says that it has changed; that of a view is read at every call.
 
     Parameters
     ----------
@@ -217,10 +217,16 @@ class AttentionGraph:
         -------
         tuple of hashable, hashable, hashable or None, dict
             From, to, key (None where there are no parallel edges), attributes: the graph's own dictionary.
+
+        Raises
+        ------
+        InvalidConfigError
         """
         topology = self.topology
-        named = topology.edge(number)
-        source, target, key = (*named, None)[:3]
+        count = len(topology.ends[0])
+        if not 0 <= number < count:
+            raise InvalidConfigError(f"number must be 0 to {count - 1}, got {number}")
+        source, target, key = (*topology.edge(number), None)[:3]
         return source, target, key, self._data.edge_data(topology, number)
 
     def logits(self, query: npt.ArrayLike, positions: npt.ArrayLike) -> npt.NDArray[np.float64]:

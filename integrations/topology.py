@@ -14,9 +14,6 @@ Positions = npt.NDArray[np.int64]
 
 DIRECTIONS = ("in", "out", "both")
 
-# Whole numbers as nodes are looked up in an array, where it is at most so many times as long as there are nodes.
-_SPARSEST = 8
-
 
 class Neighbours(NamedTuple):
     """The neighbours of each node, in CSR form.
@@ -121,6 +118,13 @@ class Topology:
         source, target = (self.nodes[end[number]] for end in self.ends)
         return (source, target) if self.keys is None else (source, target, self.keys[number])
 
+    def named(self, numbers: Positions) -> list[tuple[Any, ...]]:
+        """Return edges as networkx names them."""
+        parts = [[self.nodes[position] for position in end[numbers].tolist()] for end in self.ends]
+        if self.keys is not None:
+            parts.append([self.keys[number] for number in numbers.tolist()])
+        return list(zip(*parts, strict=True))
+
     @cached_property
     def _first_entries(self) -> Positions:
         """The entry of each edge, the first where it has two."""
@@ -162,18 +166,15 @@ def _starts(lists: Iterable[Sized], count: int) -> Positions:
 
 
 def _positions(nodes: list[Any], neighbours: Iterable[Any], count: int) -> Positions:
-    """Return the positions of so many neighbours."""
-    if nodes and all(type(node) is int for node in nodes):  # an array is looked up in sooner than a dictionary
-        low, high = min(nodes), max(nodes)
-        if high - low < _SPARSEST * len(nodes) and -(2**62) < low < 2**62:
-            labels, found = np.array(nodes), np.fromiter(neighbours, np.int64, count)
-            if low == 0 and high == len(nodes) - 1 and (labels == np.arange(len(nodes))).all():
-                return found
-            table = np.empty(high - low + 1, np.int64)
-            table[labels - low] = np.arange(len(nodes))
-            return np.asarray(table[found - low])
-    index = dict(zip(nodes, range(len(nodes)), strict=True))
-    return np.fromiter(map(index.__getitem__, neighbours), np.int64, count)
+    """Return the positions of so many neighbours, which are nodes all."""
+    hashes = np.fromiter(map(hash, nodes), np.int64, len(nodes))
+    order = np.argsort(hashes)
+    ascending = hashes[order]
+    if (ascending[1:] == ascending[:-1]).any():  # as those of -1 and -2 are
+        index = dict(zip(nodes, range(len(nodes)), strict=True))
+        return np.fromiter(map(index.__getitem__, neighbours), np.int64, count)
+    # Twice as fast as a dictionary: what has a node's hash is that node, and need not be looked at.
+    return np.asarray(order[np.searchsorted(ascending, np.fromiter(map(hash, neighbours), np.int64, count))])
 
 
 def _sources(indptr: Positions) -> Positions:
