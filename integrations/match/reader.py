@@ -1,0 +1,153 @@
+"""What a match reads of a graph: attributes as they are now, each edge and logit once."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from attnbridge.integrations.match.values import Edge, Node, Path
+from attnbridge.integrations.topology import Neighbours, Positions, Topology
+
+Numbers = npt.NDArray[np.float64]
+
+Step = tuple[int, int]  # the number of an edge, and the position of the node that it leads to
+
+
+class MatchPath(NamedTuple):
+    """A path of a match.
+
+    Parameters
+    ----------
+    nodes : tuple of hashable
+    edges : tuple of tuple
+        (u, v) as the graph has them, of a multigraph (u, v, key): one less than nodes.
+    """
+
+    nodes: tuple[Hashable, ...]
+    edges: tuple[tuple[Any, ...], ...]
+
+
+class GraphData(Protocol):
+    """Where attributes are read."""
+
+    def node_data(self, topology: Topology, position: int) -> dict[Any, Any]:
+        """Return a node's attributes."""
+
+    def edge_data(self, topology: Topology, number: int) -> dict[Any, Any]:
+        """Return an edge's attributes."""
+
+
+class Reader:
+    """A graph during one match.
+
+    Parameters
+    ----------
+    data : GraphData
+    topology : Topology
+    labels : tuple of str
+        The nodes' attributes that hold labels: a text, or a collection of texts.
+    type : str
+        The edges' attribute that holds the type.
+    logits : callable, optional
+        The logits of nodes by their positions, -inf or NaN of nodes that are not to be stepped to; None without query.
+    edge_weights : callable, optional
+        The weights of edges by their numbers, or None where all weigh the same.
+    """
+
+    def __init__(
+        self,
+        data: GraphData,
+        topology: Topology,
+        labels: tuple[str, ...],
+        type: str,
+        logits: Callable[[Positions], Numbers] | None = None,
+        edge_weights: Callable[[Positions], Numbers | None] | None = None,
+    ) -> None:
+        self.data, self.topology, self.nodes = data, topology, topology.nodes
+        self.scored = logits is not None
+        self._label_names, self._type_name = labels, type
+        self._read_logits, self._read_weights = logits, edge_weights
+        self._neighbours: dict[str, Neighbours] = {}
+        self._logits: dict[int, float] = {}
+
+    def attributes(self, position: int) -> dict[Any, Any]:
+        """Return a node's attributes."""
+        return self.data.node_data(self.topology, position)
+
+    def edge_attributes(self, number: int) -> dict[Any, Any]:
+        """Return an edge's attributes."""
+        return self.data.edge_data(self.topology, number)
+
+    def labels(self, position: int) -> list[str]:
+        """Return a node's labels, as they are ordered in its attributes."""
+        attributes, found = self.attributes(position), []
+        for name in self._label_names:
+            value = attributes.get(name)
+            if isinstance(value, str):
+                found.append(value)
+            elif isinstance(value, list | tuple | set | frozenset | np.ndarray):
+                texts = [str(label) for label in value if isinstance(label, str)]
+                found += sorted(texts) if isinstance(value, set | frozenset) else texts
+        return list(dict.fromkeys(found))
+
+    def type(self, number: int) -> str | None:
+        """Return an edge's type: its attribute, or else, in a multigraph, its key where that is a text."""
+        value = self.edge_attributes(number).get(self._type_name)
+        if value is None and self.topology.keys is not None:
+            value = self.topology.keys[number]
+        return str(value) if isinstance(value, str) else None
+
+    def steps(self, direction: str, position: int) -> list[Step]:
+        """Return the edges of a direction at a node, in their order, and where they lead."""
+        if direction not in self._neighbours:
+            self._neighbours[direction] = self.topology.edges(direction)
+        neighbours = self._neighbours[direction]
+        part = slice(neighbours.indptr[position], neighbours.indptr[position + 1])
+        return sorted(zip(neighbours.edge_number[part].tolist(), neighbours.indices[part].tolist(), strict=True))
+
+    def read_logits(self, positions: Iterable[int]) -> None:
+        """Read the query's logits with nodes' embeddings in one go, those that are not known yet."""
+        new = [position for position in dict.fromkeys(positions) if position not in self._logits]
+        if new and self._read_logits is not None:
+            found = self._read_logits(np.array(new, np.int64))
+            self._logits.update(zip(new, found.tolist(), strict=True))
+
+    def logit(self, position: int) -> float:
+        """Return the query's logit with a node's embedding."""
+        if position not in self._logits:
+            self.read_logits((position,))
+        return self._logits[position]
+
+    def log_weights(self, steps: Sequence[Step]) -> Numbers:
+        """Return the logarithm of each step's attention weight.
+
+        Weights are the softmax of the logits, each times the edge's weight where edges have one; 0 of nodes that are
+        not to be stepped to. Edges numbered -1 are none: they stand for the choice of a first node.
+        """
+        positions = [position for _, position in steps]
+        self.read_logits(positions)
+        logits = np.array([self._logits[position] for position in positions])
+        if self._read_weights is not None and steps and steps[0][0] >= 0:
+            weights = self._read_weights(np.array([number for number, _ in steps], np.int64))
+            logits = logits if weights is None else logits + np.log(weights)
+        known = np.isfinite(logits)
+        out = np.full(len(logits), -np.inf)
+        if known.any():
+            shifted = logits[known] - logits[known].max()
+            out[known] = shifted - np.log(np.exp(shifted).sum())
+        return out
+
+
+def public(value: Any, topology: Topology) -> Any:
+    """Return a value as a row shows it: nodes as the graph has them, edges as (u, v) or (u, v, key)."""
+    if isinstance(value, Node):
+        return topology.nodes[value.position]
+    if isinstance(value, Edge):
+        return topology.edge(value.number)
+    if isinstance(value, Path):
+        nodes, edges = map(Node, value.nodes), map(Edge, value.edges)
+        return MatchPath(tuple(public(node, topology) for node in nodes), tuple(public(e, topology) for e in edges))
+    if isinstance(value, list) and any(isinstance(entry, Node | Edge | Path) for entry in value):
+        return [public(entry, topology) for entry in value]
+    return value
