@@ -1,8 +1,6 @@
 """Table functions over a registered index, for a column of queries at a time."""
 
 import json
-import uuid
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from operator import is_not
@@ -15,6 +13,7 @@ from attnbridge.errors import AttentionError, InvalidConfigError
 from attnbridge.hits import Hits
 from attnbridge.integrations.duckdb.arguments import as_options, values
 from attnbridge.integrations.duckdb.lists import Lists, as_lists, whole
+from attnbridge.integrations.duckdb.registered import Registered
 from attnbridge.integrations.search import columns_of
 from attnbridge.jsonable import jsonable
 from attnbridge.validation import as_bool
@@ -24,43 +23,17 @@ if TYPE_CHECKING:
 
     from attnbridge.integrations.bridge import AttentionVectorBridge
 
-# What macros without an index have for a token.
-_NONE = "none"
-# An index is known to macros by a token; who keeps it alive is whoever registered it.
-_tokens: "weakref.WeakKeyDictionary[AttentionVectorBridge, str]" = weakref.WeakKeyDictionary()
-indexes: "weakref.WeakValueDictionary[str, AttentionVectorBridge]" = weakref.WeakValueDictionary()
+indexes: "Registered[AttentionVectorBridge]" = Registered("index", "search")
 
 # What `search_batch` takes once for all queries, and once for each.
 _ALIKE = ("k", "candidates", "ef", "exact", "radius", "threshold", "rerank")
 _EACH = ("where", "params", "query_text", "position")
 
 
-def token_of(index: "AttentionVectorBridge") -> str:
-    """Return the token of an index, the same as long as there is the index."""
-    token = _tokens.setdefault(index, uuid.uuid4().hex)
-    indexes[token] = index
-    return token
-
-
-def known(token: str) -> str:
-    """Return a token where its index is still there, else the one of no index."""
-    return token if token in indexes else _NONE
-
-
 def ids_of(token: str) -> str:
     """Return which of the search functions goes with the ids of a token's index: bigint or varchar."""
     index = indexes.get(token)
     return "bigint" if index is not None and index._state.store.id_type is int else "varchar"
-
-
-def _index_of(token: str) -> "AttentionVectorBridge":
-    index = indexes.get(token)
-    if index is None:
-        got = "none is registered" if token == _NONE else "the one registered is gone, or of another process"
-        raise InvalidConfigError(
-            f"search needs an index, {got}; call attnbridge.integrations.duckdb.register(con, index=bridge)"
-        )
-    return index
 
 
 def search_bigint(*columns: Any) -> Any:
@@ -130,7 +103,7 @@ def _search(
     if len(lists):
         token, most = whole(tokens)[0].as_py(), whole(threads)[0].as_py()
         for rows in searches.batches():
-            for row, hits in zip(rows, searches.run(_index_of(token), rows, most), strict=True):
+            for row, hits in zip(rows, searches.run(indexes.require(token), rows, most), strict=True):
                 found[row] = hits
     return _as_column(found, ids)
 
@@ -192,7 +165,7 @@ def payload(tokens: Any, ids: Any) -> "pa.Array":
     wanted = whole(ids).to_pylist()
     if not wanted:
         return pa.array([], pa.string())
-    store = _index_of(whole(tokens)[0].as_py())._state.store
+    store = indexes.require(whole(tokens)[0].as_py())._state.store
     if store.id_type is int:  # text, where it was empty when it was registered
         wanted = [None if id is None else int(id) for id in wanted]
     view, rows = store.found(wanted)

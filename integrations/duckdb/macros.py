@@ -1,6 +1,7 @@
 """The SQL of the functions: macros over what Python registers, since only macros have defaults and named arguments."""
 
 from string import Template
+from typing import Any
 
 from attnbridge.functional import attention_types
 
@@ -41,28 +42,37 @@ _MACROS = {
     "search": """
         (query, k := 10, candidates := NULL, where_sql := NULL, rerank := NULL, params := NULL, query_text := NULL,
         query_tokens := NULL, position := NULL, ef := NULL, exact := false, radius := NULL, threshold := NULL) AS TABLE
-        SELECT hit.id, hit.score, hit.weight, hit.distance, _attnbridge_payload($token, hit.id)::JSON AS payload
-        FROM (SELECT unnest(_attnbridge_search_$ids($token, query, {
+        SELECT hit.id, hit.score, hit.weight, hit.distance, _attnbridge_payload($index, hit.id)::JSON AS payload
+        FROM (SELECT unnest(_attnbridge_search_$ids($index, query, {
             k: k, candidates: candidates, "where": where_sql, rerank: rerank, params: params, query_text: query_text,
             position: position, ef: ef, exact: exact, radius: radius, threshold: threshold
         }, query_tokens, current_setting('threads'), current_query_id())) AS hit)""",
+    "k_hop": """
+        (node, k := 2, query := NULL, max_results := NULL, direction := 'out') AS TABLE
+        SELECT hit.node, hit.score, hit.hop, hit.path FROM (SELECT unnest(_attnbridge_k_hop(
+            $graph, node, k, query, max_results, direction, current_query_id())) AS hit)""",
+    "match": """
+        (pattern, query := NULL, params := NULL, start := NULL, per_step := NULL) AS TABLE
+        SELECT hit.node, hit.score, hit.hop, hit.path, hit.record::JSON AS record FROM (SELECT unnest(_attnbridge_match(
+            $graph, pattern, query, params, start, per_step, current_query_id())) AS hit)""",
 }
 
 
-def macros(max_keys: int, token: str, ids: str) -> dict[str, str]:
+def macros(max_keys: int, index: str, graph: str, ids: str) -> dict[str, str]:
     """Return what follows the name of each macro in CREATE MACRO, by its name without a prefix.
 
     Parameters
     ----------
     max_keys : int
         Limit of keys by value.
-    token : str
-        Under which index and graph are registered.
+    index, graph : str
+        The tokens under which they are registered.
     ids : {"bigint", "varchar"}
         The type of the index's ids.
     """
     types = [f"({text(row['name'])}, {text(row['complexity'])}, {text(row['best_for'])})" for row in attention_types()]
-    given = {"max_keys": max_keys, "token": text(token), "ids": ids, "types": ", ".join(types)}
+    given: dict[str, Any] = {"max_keys": max_keys, "index": text(index), "graph": text(graph), "ids": ids}
+    given["types"] = ", ".join(types)
     return {name: Template(" ".join(body.split())).substitute(given) for name, body in _MACROS.items()}
 
 

@@ -13,16 +13,19 @@ import numpy as np
 
 from attnbridge.errors import InvalidConfigError
 from attnbridge.functional import MAX_KEYS
-from attnbridge.integrations.duckdb import lookup, pairs, sets
+from attnbridge.integrations.duckdb import lookup, pairs, sets, walks
 from attnbridge.integrations.duckdb.macros import identifier, macros, text
+from attnbridge.integrations.duckdb.registered import NONE, Registered
 from attnbridge.validation import as_count
 
 if TYPE_CHECKING:
     import duckdb
 
     from attnbridge.integrations.bridge import AttentionVectorBridge
+    from attnbridge.integrations.networkx import AttentionGraph
 
 _HITS = "STRUCT(id {}, score DOUBLE, weight DOUBLE, distance FLOAT)[]"
+_WALKED = "STRUCT(node VARCHAR, score DOUBLE, hop BIGINT, path VARCHAR[]{})[]"
 
 
 def _of_any(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,15 +46,20 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_search_bigint": (_of_any(lookup.search_bigint), _HITS.format("BIGINT")),
     "_attnbridge_search_varchar": (_of_any(lookup.search_varchar), _HITS.format("VARCHAR")),
     "_attnbridge_payload": (_of_any(lookup.payload), "VARCHAR"),
+    "_attnbridge_k_hop": (_of_any(walks.k_hop), _WALKED.format("")),
+    "_attnbridge_match": (_of_any(walks.match), _WALKED.format(", record VARCHAR")),
 }
+
+# What macros refer to by a token.
+_REGISTERED: "dict[str, Registered[Any]]" = {"index": lookup.indexes, "graph": walks.graphs}
 
 # The GNU C library gives freed memory back to the system, page by page, until a block as large as this has been freed
 # (mallopt(3), M_MMAP_THRESHOLD); then it keeps what DuckDB asks for again with each chunk's Arrow column.
 _LARGEST = (32 << 20) - (64 << 10)
 
 _lock = threading.Lock()
-# What each connection keeps alive: the index by where the macros that search it are, and their prefix.
-_kept: "weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[tuple[_Place, str], AttentionVectorBridge]]" = (
+# What each connection keeps alive: index and graph by where the macros over them are, and their prefix.
+_kept: "weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[tuple[_Place, str], dict[str, Any]]]" = (
     weakref.WeakKeyDictionary()
 )
 
@@ -75,6 +83,7 @@ def register(
     *,
     prefix: str = "ruvector_",
     index: "AttentionVectorBridge | None" = None,
+    graph: "AttentionGraph | None" = None,
     max_keys: int = MAX_KEYS,
 ) -> None:
     """Make the SQL functions known to a connection's database, for all its cursors.
@@ -84,8 +93,8 @@ def register(
     called (or `connect`). In a database opened read-only the macros are temporary: of this connection, without its
     cursors.
 
-    Doing it again changes nothing, or what is asked for anew; without `index` the one before stays. What `con` executed
-    last and was not fetched is lost.
+    Doing it again changes nothing, or what is asked for anew; without `index` or `graph` the one before stays. What
+    `con` executed last and was not fetched is lost.
 
     Parameters
     ----------
@@ -96,6 +105,8 @@ def register(
     index : AttentionVectorBridge, optional
         What ``ruvector_search`` searches, as it is at each search. It is kept while `con` is there, and as long as you
         keep it afterwards. Whether ids are BIGINT or VARCHAR is settled here, VARCHAR where it is empty.
+    graph : AttentionGraph, optional
+        What ``ruvector_k_hop`` and ``ruvector_match`` walk, as it is at each call; kept as the index is.
     max_keys : int, default 100,000
         Longer lists of keys are refused.
 
@@ -114,6 +125,11 @@ def register(
     is JSON, ``{}`` where the index has none, NULL where the document was removed meanwhile, and is read only where it
     is selected. It searches with as many threads as DuckDB has, at most the index's own number.
 
+    ``ruvector_k_hop(node, k := 2, query, max_results, direction := 'out')`` is `AttentionGraph.k_hop` as a table of
+    node, score, hop and path, ``ruvector_match(pattern, query, params, start, per_step)`` is `AttentionGraph.match` as
+    a table of the same about each row's first path, node being its last, and record: what RETURN gives, as JSON. Nodes
+    are text there; a node given is one that equals the value, or whose text it is.
+
     Examples
     --------
     >>> import duckdb, attnbridge.integrations.duckdb as ad
@@ -129,15 +145,19 @@ def register(
             "leave it out"
         )
     con = _connection(con)
-    _require_bridge(index)
+    _require_kinds(index, graph)
     with _lock:
         place = _place(con)
         there = _there(con, place)
         marker = f"_attnbridge_{prefix}registered"
         found = there.get((marker.lower(), "macro"), "").strip("'")
-        token = _token(con, prefix, found) if index is None else lookup.token_of(index)
-        bodies = {prefix + name: body for name, body in macros(limit, token, lookup.ids_of(token)).items()}
-        wanted = f"{hashlib.sha256(repr(bodies).encode()).hexdigest()[:16]} {token}"
+        tokens = {
+            name: _token(con, prefix, found, name) if thing is None else _REGISTERED[name].token_of(thing)
+            for name, thing in {"index": index, "graph": graph}.items()
+        }
+        made = macros(limit, **tokens, ids=lookup.ids_of(tokens["index"]))
+        bodies = {prefix + name: body for name, body in made.items()}
+        wanted = " ".join([hashlib.sha256(repr(bodies).encode()).hexdigest()[:16], *tokens.values()])
         missing = {name.lower() for name in (*_FUNCTIONS, *bodies)} - {name for name, _ in there}
         if found != wanted or missing:
             _require_no_transaction(con)
@@ -147,9 +167,8 @@ def register(
                 _create_macros(
                     con if place.temporary else cursor, place, bodies | {marker: f"() AS {text(wanted)}"}, yours
                 )
-        searched = lookup.indexes.get(token)
-        if searched is not None:
-            _kept.setdefault(con, {})[place, prefix.lower()] = searched
+        things = {name: _REGISTERED[name].get(token) for name, token in tokens.items()}
+        _kept.setdefault(con, {})[place, prefix.lower()] = things
 
 
 def connect(
@@ -159,6 +178,7 @@ def connect(
     config: dict[str, Any] | None = None,
     prefix: str = "ruvector_",
     index: "AttentionVectorBridge | None" = None,
+    graph: "AttentionGraph | None" = None,
     max_keys: int = MAX_KEYS,
 ) -> "duckdb.DuckDBPyConnection":
     """Open a DuckDB database in which the SQL functions are known.
@@ -169,7 +189,7 @@ def connect(
         A file, made where there is none.
     read_only, config
         As `duckdb.connect` takes them.
-    prefix, index, max_keys
+    prefix, index, graph, max_keys
         As `register` takes them.
 
     Returns
@@ -194,7 +214,7 @@ def connect(
         raise InvalidConfigError(f"database must be a path or ':memory:', got {database!r}; leave it out")
     con = duckdb.connect(os.fspath(database), read_only=read_only, config=config or {})
     try:
-        register(con, prefix=prefix, index=index, max_keys=max_keys)
+        register(con, prefix=prefix, index=index, graph=graph, max_keys=max_keys)
     except BaseException:
         con.close()
         raise
@@ -214,15 +234,19 @@ def _connection(con: Any) -> "duckdb.DuckDBPyConnection":
     return con
 
 
-def _require_bridge(index: Any) -> None:
-    if index is None:
-        return
-    from attnbridge.integrations.bridge import AttentionVectorBridge
+def _require_kinds(index: Any, graph: Any) -> None:
+    if index is not None:
+        from attnbridge.integrations.bridge import AttentionVectorBridge
 
-    if not isinstance(index, AttentionVectorBridge):
-        raise InvalidConfigError(
-            f"index must be an AttentionVectorBridge, got {index!r}; AttentionVectorBridge.open(folder) reads one"
-        )
+        if not isinstance(index, AttentionVectorBridge):
+            raise InvalidConfigError(
+                f"index must be an AttentionVectorBridge, got {index!r}; AttentionVectorBridge.open(folder) reads one"
+            )
+    if graph is not None:
+        from attnbridge.integrations.networkx import AttentionGraph
+
+        if not isinstance(graph, AttentionGraph):
+            raise InvalidConfigError(f"graph must be an AttentionGraph, got {graph!r}; AttentionGraph(G) makes one")
 
 
 def _require_no_transaction(con: "duckdb.DuckDBPyConnection") -> None:
@@ -262,13 +286,15 @@ def _there(con: "duckdb.DuckDBPyConnection", place: _Place) -> dict[tuple[str, s
     return {(name, kind): definition for name, kind, definition in found}
 
 
-def _token(con: "duckdb.DuckDBPyConnection", prefix: str, found: str) -> str:
-    """Return the token of the index that is registered, here or from this connection elsewhere."""
-    token = lookup.known(found.partition(" ")[2])
-    for (_, other), index in _kept.get(con, {}).items():
-        if not found and other == prefix.lower():
-            token = lookup.token_of(index)
-    return token
+def _token(con: "duckdb.DuckDBPyConnection", prefix: str, found: str, name: str) -> str:
+    """Return the token of the index or the graph that is registered, here or from this connection elsewhere."""
+    registered = _REGISTERED[name]
+    if found:
+        return registered.known(dict(zip(_REGISTERED, found.split()[1:], strict=False)).get(name, NONE))
+    for (_, other), things in _kept.get(con, {}).items():
+        if other == prefix.lower() and things[name] is not None:
+            return registered.token_of(things[name])
+    return NONE
 
 
 def _create_functions(cursor: "duckdb.DuckDBPyConnection", missing: set[str]) -> None:
