@@ -1,6 +1,7 @@
 """What makes the SQL functions known to a database."""
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import re
@@ -42,7 +43,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_payload": (_of_any(lookup.payload), "VARCHAR"),
 }
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # also what Python's garbage collector or a signal comes upon in between may register
+_connections: "weakref.WeakSet[duckdb.DuckDBPyConnection]" = weakref.WeakSet()
 
 
 def register(
@@ -85,6 +87,7 @@ def register(
             f"prefix must be letters, digits and underscores, none first, or empty, got {prefix!r}; leave it out"
         )
     with _lock, con.cursor() as cursor:  # whose statements are no part of a transaction of the caller's
+        _connections.add(con)
         _create_functions(cursor)
         marker = f"_attnbridge_{prefix}registered"
         found = _call(con, marker)
@@ -197,3 +200,30 @@ def _create_macros(
         cursor.rollback()
         for name, body in bodies.items():
             con.execute(f"CREATE OR REPLACE TEMP MACRO {identifier(name)}{body}")
+
+
+# A fork waits so long for a registration going on: a child would find the database's locks held for ever.
+_FORK_PATIENCE = 30.0
+_held_for_fork = False
+
+
+def _hold_for_fork() -> None:
+    global _held_for_fork
+    _held_for_fork = _lock.acquire(timeout=_FORK_PATIENCE)
+
+
+def _let_go_after_fork() -> None:
+    if _held_for_fork:
+        _lock.release()
+
+
+def _forget_threads() -> None:
+    """In a forked child: DuckDB's threads are not there; the end of a connection would wait for them for ever."""
+    global _lock
+    _lock = threading.RLock()
+    for con in list(_connections):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))  # never closed
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_forget_threads)
