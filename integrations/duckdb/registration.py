@@ -1,5 +1,6 @@
 """What makes the SQL functions known to a database."""
 
+import ctypes
 import hashlib
 import os
 import re
@@ -57,7 +58,7 @@ _REGISTERED: "dict[str, Registered[Any]]" = {"index": lookup.indexes, "graph": w
 # (mallopt(3), M_MMAP_THRESHOLD); then it keeps what DuckDB asks for again with each chunk's Arrow column.
 _LARGEST = (32 << 20) - (64 << 10)
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # also what Python's garbage collector or a signal comes upon in between may register
 # What each connection keeps alive: index and graph by where the macros over them are, and their prefix.
 _kept: "weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[tuple[_Place, str], dict[str, Any]]]" = (
     weakref.WeakKeyDictionary()
@@ -327,11 +328,28 @@ def _create_macros(
         raise
 
 
-def _forget_lock() -> None:
-    """Take a new lock in a child process, where nobody is left to open the old one."""
+# A fork waits so long for a registration going on: a child would find the database's locks held for ever.
+_FORK_PATIENCE = 30.0
+_held_for_fork = False
+
+
+def _hold_for_fork() -> None:
+    global _held_for_fork
+    _held_for_fork = _lock.acquire(timeout=_FORK_PATIENCE)
+
+
+def _let_go_after_fork() -> None:
+    if _held_for_fork:
+        _lock.release()
+
+
+def _forget_threads() -> None:
+    """In a forked child: DuckDB's threads are not there; the end of a connection would wait for them for ever."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
+    for con in list(_kept):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))  # never closed
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
+    os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_forget_threads)
