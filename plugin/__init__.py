@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from attnbridge.integrations.evaluation import evaluate as evaluate
     from attnbridge.integrations.graph_hits import GraphHit as GraphHit
     from attnbridge.integrations.graph_hits import GraphHits as GraphHits
+    from attnbridge.integrations.match import Match as Match
+    from attnbridge.integrations.match import Matches as Matches
+    from attnbridge.integrations.match import MatchPath as MatchPath
     from attnbridge.integrations.networkx import AttentionGraph as AttentionGraph
     from attnbridge.integrations.rerank_tuning import tune_rerank as tune_rerank
     from attnbridge.manifolds import EuclideanSpace as EuclideanSpace
@@ -125,6 +128,9 @@ _HOME = {
     "AttentionVectorBridge": "attnbridge.integrations.bridge",
     "GraphHit": "attnbridge.integrations.graph_hits",
     "GraphHits": "attnbridge.integrations.graph_hits",
+    "Match": "attnbridge.integrations.match",
+    "MatchPath": "attnbridge.integrations.match",
+    "Matches": "attnbridge.integrations.match",
     "Hit": "attnbridge.hits",
     "Hits": "attnbridge.hits",
     "EuclideanSpace": "attnbridge.manifolds",

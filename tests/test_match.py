@@ -148,7 +148,7 @@ def path_patterns(draw, fixed=False, directions=("out", "in", "both"), most=3):
     return text, ends, hops
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(graphs(), path_patterns())
 def test_rows_are_those_of_an_enumeration_by_hand_in_the_graphs_order(graph, path):
     text, ends, hops = path
@@ -156,6 +156,7 @@ def test_rows_are_those_of_an_enumeration_by_hand_in_the_graphs_order(graph, pat
     assert found_by(attend(graph), f"MATCH {text} RETURN *", names) == by_hand(graph, ends, hops)
 
 
+@settings(deadline=None)
 @given(graphs(classes=(nx.DiGraph, nx.MultiDiGraph, nx.Graph), most=5, edges=8))
 def test_simple_paths_are_those_of_networkx(graph):
     simple = []
@@ -170,7 +171,7 @@ def test_simple_paths_are_those_of_networkx(graph):
     assert sorted(along, key=repr) == sorted(simple, key=repr)
 
 
-@settings(max_examples=80)
+@settings(deadline=None, max_examples=80)
 @given(graphs(), st.data())
 def test_the_order_of_work_changes_nothing(graph, data):
     """Whatever the plan takes the cheapest node to be, rows and their order stay."""
@@ -185,6 +186,7 @@ def test_the_order_of_work_changes_nothing(graph, data):
     assert [row.paths for row in again] == [row.paths for row in expected]
 
 
+@settings(deadline=None)
 @given(graphs(), path_patterns(most=2))
 def test_a_condition_is_the_same_wherever_it_is_written(graph, path):
     """A start, id(a) = value, id(a) IN list, and picking rows out of all."""
@@ -199,6 +201,7 @@ def test_a_condition_is_the_same_wherever_it_is_written(graph, path):
     assert ag.match(f"MATCH {text} WHERE id({last}) = $n RETURN *", params={"n": node}).records == kept
 
 
+@settings(deadline=None)
 @given(graphs(), path_patterns(most=2))
 def test_relabelled_nodes_relabel_rows(graph, path):
     text, _, _ = path
@@ -224,6 +227,7 @@ def test_grand_cypher_finds_the_same(graph, path):
         "|" not in text and ":A:B" not in text and not nx.number_of_selfloops(graph)
     )  # it reads these otherwise, or not
     names = [f"n{place}" for place in range(len(ends))]
+    text = text.replace("[ {", "[r {", 1).replace("[ {", "[s {")  # it reads no properties without a name
     columns = ", ".join(f"{name}.name" for name in names)
     theirs = grand.GrandCypher(labelled).run(f"MATCH {text} RETURN {columns}")
     ours = attend(graph).match(f"MATCH {text} RETURN *").records
@@ -460,6 +464,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(ANYTHING, ANYTHING, ANYTHING)
 def test_the_order_is_total_and_agrees_with_comparisons(x, y, z):
     keys = [values.order_key(value) for value in (x, y, z)]
@@ -472,6 +477,7 @@ def test_the_order_is_total_and_agrees_with_comparisons(x, y, z):
         assert keys[0] == keys[1]
 
 
+@settings(deadline=None)
 @given(st.integers(-20, 20), st.integers(-20, 20).filter(bool))
 def test_whole_quotients_go_towards_zero(left, right):
     quotient, rest = compiler.arithmetic("/", left, right), compiler.arithmetic("%", left, right)
@@ -484,16 +490,16 @@ def test_whole_quotients_go_towards_zero(left, right):
 
 def test_order_is_by_type_with_null_last_and_first_where_descending():
     graph = nx.DiGraph()
-    for name, x in enumerate([None, 2, "b", True, 1.5, "a", [1], float("nan"), False, {"k": 1}]):
+    for name, x in enumerate([None, 2, "b", True, 1.5, "a", [1], float("nan"), False, {"k": 1}, 10**400]):
         graph.add_node(name, x=x, even=name % 2 == 0)
     ag = attend(graph)
-    expected = [9, 6, 5, 2, 8, 3, 4, 1, 7, 0]  # map, list, texts, false, true, numbers, NaN, null
+    expected = [9, 6, 5, 2, 8, 3, 4, 1, 10, 7, 0]  # map, list, texts, false, true, numbers, NaN, null
     assert ag.match("MATCH (a) RETURN a ORDER BY a.x").column("a") == expected
     assert ag.match("MATCH (a) RETURN a ORDER BY a.x DESC").column("a") == expected[::-1]
-    assert ag.match("MATCH (a) RETURN a ORDER BY a.even DESC, a").column("a") == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
-    assert ag.match("MATCH (a) RETURN a ORDER BY a.even").column("a") == [1, 3, 5, 7, 9, 0, 2, 4, 6, 8]  # ties stay
-    assert ag.match("MATCH (a) RETURN a, -id(a) AS a_ ORDER BY a_ SKIP 1 LIMIT 2").column("a") == [8, 7]
-    assert ag.match("MATCH (a) RETURN a SKIP $s LIMIT $n", params={"s": 8, "n": 9}).column("a") == [8, 9]
+    assert ag.match("MATCH (a) RETURN a ORDER BY a.even DESC, a").column("a") == [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9]
+    assert ag.match("MATCH (a) RETURN a ORDER BY a.even").column("a") == [1, 3, 5, 7, 9, 0, 2, 4, 6, 8, 10]  # ties stay
+    assert ag.match("MATCH (a) RETURN a, -id(a) AS a_ ORDER BY a_ SKIP 1 LIMIT 2").column("a") == [9, 8]
+    assert ag.match("MATCH (a) RETURN a SKIP $s LIMIT $n", params={"s": 8, "n": 9}).column("a") == [8, 9, 10]
     assert ag.match("MATCH (a) RETURN a LIMIT 0").records == []
 
 
@@ -752,6 +758,8 @@ def test_nodes_without_embedding_are_an_error_or_never_stepped_to():
         ("MATCH (a) RETURN score(a)", 18, "score(a) needs a query to score with; pass query="),
         ("MATCH (a) WHERE a = 'x' RETURN a", 17, "a is a node and 'x' a value; compare id(a)"),
         ("MATCH (a) WHERE 1 = 1 AND $p <> a RETURN a", 33, "a is a node and $p a value; compare id(a)"),
+        ("MATCH (a) WHERE a IN [1, $p] RETURN a", 17, "a is a node and [1, $p] a list of values; compare id(a)"),
+        ("MATCH (a)-->(b) WHERE id(a) = b RETURN a", 31, "b is a node and id(a) a value; compare id(b)"),
         ("MATCH () RETURN *", 10, "RETURN * has nothing to return: no part of the pattern has a name"),
         ("MATCH (a) RETURN a.x, a.x", 23, "RETURN has two columns called a.x; name one of them with AS"),
         ("MATCH (a) RETURN *, a", 21, "RETURN has two columns called a; name one of them with AS"),

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnbridge.errors import InputTooLargeError, InvalidInputError
@@ -330,16 +330,19 @@ RETURNS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.builds(Query, st.lists(paths(), min_size=1, max_size=2).map(tuple), st.none() | EXPRESSIONS, RETURNS))
 def test_printed_trees_are_read_back(query):
     assert repr(parse(str(query))) == repr(query)  # to equality 1 is true
 
 
+@settings(deadline=None)
 @given(EXPRESSIONS)
 def test_printed_expressions_are_read_back(expression):
     assert repr(where(str(expression))) == repr(expression)
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from(list("()[]{}-<>=*.,:|$'\"`/ \n019ab_MATCHRETURNWHERE")), max_size=60))
 def test_any_text_is_read_or_refused(text):
     for pattern in (text, f"MATCH {text}", f"MATCH (a) WHERE {text} RETURN a"):

@@ -14,6 +14,7 @@ from attnbridge.integrations.match.syntax import (
     HasLabels,
     Hops,
     Labels,
+    ListOf,
     Literal,
     Logical,
     NodePattern,
@@ -198,7 +199,11 @@ class Elements:
             elif isinstance(part, Call):
                 self._check_call(part, aggregates and part is expression)
             elif isinstance(part, Comparison):
-                self._check_comparison(part)
+                for pair in zip(part.operands, part.operands[1:], strict=False):
+                    self._check_compared(*pair)
+                    self._check_compared(*pair[::-1])
+            elif isinstance(part, Binary) and part.operator == "IN":
+                self._check_compared(part.left, part.right)
 
     def _check_owner(self, part: Property | HasLabels) -> None:
         kind = self.kinds.get(part.owner.name, NODE)
@@ -221,14 +226,15 @@ class Elements:
         if call.name == "score" and not self.scored:
             raise self.error(f"{call} needs a query to score with; pass query=", call.position)
 
-    def _check_comparison(self, comparison: Comparison) -> None:
-        """Refuse a node beside a value: no node equals one, and that would give no rows without a word."""
-        for pair in zip(comparison.operands, comparison.operands[1:], strict=False):
-            for one, other in (pair, pair[::-1]):
-                if not isinstance(one, Variable) or self.kinds.get(one.name) != NODE:
-                    continue
-                if isinstance(other, Literal | Parameter | Property):
-                    raise self.error(f"{one} is a node and {other} a value; compare id({one})", one.position)
+    def _check_compared(self, one: Expression, other: Expression) -> None:
+        """Refuse a node beside values: no node equals one, and that would give no rows without a word."""
+        if not isinstance(one, Variable) or self.kinds.get(one.name) != NODE:
+            return
+        is_id = isinstance(other, Call) and other.name == "id"
+        if is_id or isinstance(other, Literal | Parameter | Property):
+            raise self.error(f"{one} is a node and {other} a value; compare id({one})", one.position)
+        if isinstance(other, ListOf) and all(isinstance(item, Literal | Parameter) for item in other.items):
+            raise self.error(f"{one} is a node and {other} a list of values; compare id({one})", one.position)
 
 
 class _Returned:

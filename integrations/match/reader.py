@@ -22,6 +22,12 @@ class MatchPath(NamedTuple):
     nodes : tuple of hashable
     edges : tuple of tuple
         (u, v) as the graph has them, of a multigraph (u, v, key): one less than nodes.
+
+    Examples
+    --------
+    >>> from attnbridge.integrations.match import MatchPath
+    >>> MatchPath(("b", "a"), (("a", "b"),)).nodes
+    ('b', 'a')
     """
 
     nodes: tuple[Hashable, ...]

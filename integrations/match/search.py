@@ -120,7 +120,7 @@ class Screens:
         return self._nodes[element]
 
     def count(self, element: int) -> float:
-        """Return about how many nodes an element may be; where another is fixed, whether it may be any will do."""
+        """Return about how many nodes an element may be; only roughly where a plan begins at a fixed one anyway."""
         if element in self.fixed:
             return float(len(self.fixed[element]))
         total = len(self.reader.nodes)

@@ -4,7 +4,6 @@ null is None. Attributes of a graph may hold anything: numpy's numbers count as 
 lists, and what has no place in openCypher (dates, say) compares as Python does.
 """
 
-import math
 import operator
 from collections.abc import Callable
 from decimal import Decimal
@@ -130,7 +129,7 @@ def order_key(value: Any) -> tuple[Any, ...]:
     if isinstance(value, str | bool):
         return (5 if isinstance(value, str) else 6, value)
     if is_number(value):
-        return (8,) if math.isnan(value) else (7, value)
+        return (7, value) if value == value else (8,)  # NaN is not equal to itself
     try:
         hash(value)
         if isinstance(value < value, bool):
