@@ -77,17 +77,17 @@ class Topology:
             numbers = np.arange(len(self._indices)) if self._numbers is None else self._numbers
         else:
             numbers = _undirected_numbers(self._indptr, self._indices)
-        return Neighbours(self._indptr, self._indices, numbers)
+        return _fixed(Neighbours(self._indptr, self._indices, numbers))
 
     @cached_property
     def into(self) -> Neighbours:
         """Who leads to each node."""
-        return _transposed(self.out) if self.directed else self.out
+        return _fixed(_transposed(self.out)) if self.directed else self.out
 
     @cached_property
     def both(self) -> Neighbours:
         """Whom each node leads to, then who leads to it; a self loop once."""
-        return _joined(self.out, _without_loops(self.into)) if self.directed else self.out
+        return _fixed(_joined(self.out, _without_loops(self.into))) if self.directed else self.out
 
     def edges(self, direction: str) -> Neighbours:
         """Return the neighbours along edges of a direction."""
@@ -148,6 +148,13 @@ def of_edges(source: Positions, target: Positions, count: int) -> Topology:
     numbers = np.argsort(source, kind="stable")
     indptr = np.append(0, np.cumsum(np.bincount(source, minlength=count)))
     return Topology(list(range(count)), True, indptr, target[numbers], numbers=numbers)
+
+
+def _fixed(entries: Neighbours) -> Neighbours:
+    """Return entries that cannot be written to: all who ask for them get these."""
+    for array in entries:
+        array.flags.writeable = False
+    return entries
 
 
 def _starts(lists: Iterable[Sized], count: int) -> Positions:

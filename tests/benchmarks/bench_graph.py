@@ -1,7 +1,7 @@
 """A networkx graph as arrays, beside networkx's own sparse matrix of it; and k-hop walks.
 
 Edges are random pairs. Nodes are numbers, or texts that each edge has as objects of its own, as a file read gives them.
-One thread. Run: python tests/benchmarks/bench_graph.py [--nodes 100000] [--edges 1000000] [--dim 64] [--rounds 5]
+One thread. Run: python tests/benchmarks/bench_graph.py [--kinds DiGraph Graph MultiDiGraph MultiGraph] [--rounds 3]
 """
 
 import os
@@ -17,6 +17,7 @@ from common import arguments, interleaved, machine, medians, show, spread, verdi
 import attnbridge as ab
 from attnbridge.integrations.topology import of_graph
 
+KINDS = {kind.__name__: kind for kind in (nx.DiGraph, nx.Graph, nx.MultiDiGraph, nx.MultiGraph)}
 # The targets: shares of the time that networkx takes for its matrix.
 FIRST, SECOND = 0.35, 0.01
 
@@ -79,19 +80,20 @@ def walks(graph: nx.Graph, rows: np.ndarray, pairs: np.ndarray, rounds: int) -> 
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=5)
+    parser = arguments(__doc__, rounds=3)
     parser.add_argument("--nodes", type=int, default=100_000)
     parser.add_argument("--edges", type=int, default=1_000_000)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="classes of graphs")
     parser.add_argument("--dim", type=int, default=64)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     pairs = rng.integers(0, options.nodes, (options.edges, 2))
     rows = rng.standard_normal((options.nodes, options.dim)).astype(np.float32)
     lines = []
-    for kind in (nx.DiGraph, nx.Graph, nx.MultiDiGraph, nx.MultiGraph):
+    for kind in options.kinds:
         for label in (int, str):
-            graph = build(kind, label, pairs, rows)
-            lines.append(conversion(graph, f"{kind.__name__} of {label.__name__}", options.rounds))
+            graph = build(KINDS[kind], label, pairs, rows)
+            lines.append(conversion(graph, f"{kind} of {label.__name__}", options.rounds))
             del graph
     show(
         f"{options.nodes:,} nodes: arrays of a graph, beside to_scipy_sparse_array ({machine()})",
