@@ -161,7 +161,7 @@ class AttentionGraph:
 
     @property
     def nodes(self) -> list[Any]:
-        """The nodes, in the order of the graph: that in which they were added.
+        """The nodes, in the order of the graph: that in which they were added. It is kept; change a copy.
 
         Returns
         -------
@@ -197,8 +197,8 @@ class AttentionGraph:
         Returns
         -------
         Neighbours
-            Arrays of int64: indptr (n + 1,), and for each entry indices (m,), the position of a neighbour, and
-            edge_number (m,). Edges are numbered in the order of `G.edges`.
+            Read-only arrays of int64: indptr (n + 1,), and for each entry the position of a neighbour, indices (m,), and
+            the number of the edge, edge_number (m,). Edges are numbered in the order of `G.edges`.
 
         Raises
         ------

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sized
 from functools import cached_property
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ class Topology:
     indptr, indices : ndarray of int64, (n + 1,), (m,)
         The adjacency: of an undirected graph each edge at both its ends, a self loop once.
     keys : list of hashable, optional
-        Of a multigraph: each entry's key.
+        Of a multigraph: each edge's key.
     numbers : ndarray of int64, (m,), optional
         Of a directed graph: the number of each entry's edge, where that is not the order of entries; it is its key too.
     """
@@ -77,17 +77,17 @@ class Topology:
             numbers = np.arange(len(self._indices)) if self._numbers is None else self._numbers
         else:
             numbers = _undirected_numbers(self._indptr, self._indices)
-        return Neighbours(self._indptr, self._indices, numbers)
+        return _fixed(Neighbours(self._indptr, self._indices, numbers))
 
     @cached_property
     def into(self) -> Neighbours:
         """Who leads to each node."""
-        return _transposed(self.out) if self.directed else self.out
+        return _fixed(_transposed(self.out)) if self.directed else self.out
 
     @cached_property
     def both(self) -> Neighbours:
         """Whom each node leads to, then who leads to it; a self loop once."""
-        return _joined(self.out, _without_loops(self.into)) if self.directed else self.out
+        return _fixed(_joined(self.out, _without_loops(self.into))) if self.directed else self.out
 
     def edges(self, direction: str) -> Neighbours:
         """Return the neighbours along edges of a direction."""
@@ -102,16 +102,18 @@ class Topology:
     @cached_property
     def ends(self) -> tuple[Positions, Positions]:
         """The positions of each edge's two nodes, (m,) both: from, to."""
-        start, stop = _sources(self.out.indptr), self.out.indices
-        firsts = self._first_entries
-        return start[firsts], stop[firsts]
+        source, target, numbers = _sources(self.out.indptr), self.out.indices, self.out.edge_number
+        if not self.directed:
+            first = source <= target
+            source, target, numbers = source[first], target[first], numbers[first]
+        ends = np.empty((2, len(numbers)), np.int64)
+        ends[:, numbers] = source, target
+        return ends[0], ends[1]
 
     @cached_property
     def keys(self) -> list[Any] | None:
         """The key of each edge, None of a graph without parallel edges."""
-        if self._keys is None:
-            return None if self._numbers is None else list(range(len(self._numbers)))
-        return [self._keys[entry] for entry in self._first_entries.tolist()]
+        return self._keys if self._numbers is None else list(range(len(self._numbers)))
 
     def edge(self, number: int) -> tuple[Any, ...]:
         """Return an edge as networkx names it: (u, v), of a multigraph (u, v, key)."""
@@ -125,17 +127,6 @@ class Topology:
             parts.append([self.keys[number] for number in numbers.tolist()])
         return list(zip(*parts, strict=True))
 
-    @cached_property
-    def _first_entries(self) -> Positions:
-        """The entry of each edge, the first where it has two."""
-        out = self.out
-        entries = np.arange(len(out.indices))
-        if not self.directed:
-            entries = entries[_sources(out.indptr) <= out.indices]
-        firsts = np.empty(len(entries), np.int64)
-        firsts[out.edge_number[entries]] = entries
-        return firsts
-
 
 def of_graph(graph: Any) -> Topology:
     """Return the topology of a networkx graph of any class."""
@@ -147,7 +138,8 @@ def of_graph(graph: Any) -> Topology:
         return Topology(nodes, graph.is_directed(), indptr, indices)
     parallel = list(chain.from_iterable(neighbours.values() for neighbours in adjacency.values()))
     first = _starts(parallel, len(parallel))
-    keys = list(chain.from_iterable(parallel))
+    once = parallel if graph.is_directed() else compress(parallel, (_sources(indptr) <= indices).tolist())
+    keys = list(chain.from_iterable(once))
     return Topology(nodes, graph.is_directed(), first[indptr], np.repeat(indices, np.diff(first)), keys)
 
 
@@ -156,6 +148,13 @@ def of_edges(source: Positions, target: Positions, count: int) -> Topology:
     numbers = np.argsort(source, kind="stable")
     indptr = np.append(0, np.cumsum(np.bincount(source, minlength=count)))
     return Topology(list(range(count)), True, indptr, target[numbers], numbers=numbers)
+
+
+def _fixed(entries: Neighbours) -> Neighbours:
+    """Return entries that cannot be written to: all who ask for them get these."""
+    for array in entries:
+        array.flags.writeable = False
+    return entries
 
 
 def _starts(lists: Iterable[Sized], count: int) -> Positions:

@@ -253,6 +253,7 @@ def test_arrays_are_the_graph(graph):
     for direction in DIRECTIONS:
         indptr, indices, numbers = ag.edges(direction)
         assert [array.dtype for array in (indptr, indices, numbers)] == [np.int64] * 3
+        assert not any(array.flags.writeable for array in (indptr, indices, numbers))
         assert indptr[0] == 0
         assert len(indptr) == len(nodes) + 1
         for i, node in enumerate(nodes):
