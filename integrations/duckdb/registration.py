@@ -1,18 +1,16 @@
 """What makes the SQL functions known to a database."""
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import re
-import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from attnbridge.errors import InvalidConfigError
 from attnbridge.functional import MAX_KEYS
-from attnbridge.integrations.duckdb import lookup, pairs, sets
+from attnbridge.integrations.duckdb import lifetimes, lookup, pairs, sets
 from attnbridge.integrations.duckdb.macros import identifier, macros, text
 from attnbridge.validation import as_count
 
@@ -26,7 +24,12 @@ _HITS = "STRUCT(id {}, score DOUBLE, weight DOUBLE, distance FLOAT)[]"
 
 def _of_any(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function as DuckDB takes one of any number of arguments of any type."""
-    return lambda *columns: function(*columns)
+
+    def called(*columns: Any) -> Any:
+        lifetimes.called()
+        return function(*columns)
+
+    return called
 
 
 # What the macros call, and what it returns. DuckDB keeps no reference of its own to a function once the connection that
@@ -42,9 +45,6 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "_attnbridge_search_varchar": (_of_any(lookup.search_varchar), _HITS.format("VARCHAR")),
     "_attnbridge_payload": (_of_any(lookup.payload), "VARCHAR"),
 }
-
-_lock = threading.RLock()  # also what Python's garbage collector or a signal comes upon in between may register
-_connections: "weakref.WeakSet[duckdb.DuckDBPyConnection]" = weakref.WeakSet()
 
 
 def register(
@@ -86,8 +86,8 @@ def register(
         raise InvalidConfigError(
             f"prefix must be letters, digits and underscores, none first, or empty, got {prefix!r}; leave it out"
         )
-    with _lock, con.cursor() as cursor:  # whose statements are no part of a transaction of the caller's
-        _connections.add(con)
+    with lifetimes.lock, con.cursor() as cursor:  # whose statements are no part of a transaction of the caller's
+        lifetimes.watch(con)
         _create_functions(cursor)
         marker = f"_attnbridge_{prefix}registered"
         found = _call(con, marker)
@@ -200,30 +200,3 @@ def _create_macros(
         cursor.rollback()
         for name, body in bodies.items():
             con.execute(f"CREATE OR REPLACE TEMP MACRO {identifier(name)}{body}")
-
-
-# A fork waits so long for a registration going on: a child would find the database's locks held for ever.
-_FORK_PATIENCE = 30.0
-_held_for_fork = False
-
-
-def _hold_for_fork() -> None:
-    global _held_for_fork
-    _held_for_fork = _lock.acquire(timeout=_FORK_PATIENCE)
-
-
-def _let_go_after_fork() -> None:
-    if _held_for_fork:
-        _lock.release()
-
-
-def _forget_threads() -> None:
-    """In a forked child: DuckDB's threads are not there; the end of a connection would wait for them for ever."""
-    global _lock
-    _lock = threading.RLock()
-    for con in list(_connections):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))  # never closed
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_forget_threads)
