@@ -454,11 +454,11 @@ _ENDLESS = """
 con, index = filled(ab.connect(config={"threads": int(sys.argv[1])})), new_index()
 register(con, index=index)
 con.execute("CREATE TABLE many AS SELECT e FROM t, range(10)")  # two million rows
-con.execute("CREATE TABLE q AS SELECT [i, 1, 2, 3]::FLOAT[4] AS q FROM range(10_000) r(i)")
-# Of so many rows that only an interrupt ends them.
+con.execute("CREATE TABLE q AS SELECT [i, 1, 2, 3]::FLOAT[4] AS q FROM range(1_000_000) r(i)")
+# Of so many rows that an interrupt ends them.
 ENDLESS = {
     "score": "SELECT sum(ruvector_attention_score([1, 2]::FLOAT[2], e)) FROM many, range(100_000)",
-    "search": "SELECT sum(h.score) FROM q, range(100_000), LATERAL (SELECT * FROM ruvector_search(q.q)) h",
+    "search": "SELECT sum(h.score) FROM q, LATERAL (SELECT * FROM ruvector_search(q.q)) h",
 }
 
 
@@ -561,9 +561,9 @@ def one(number, rng):
         hits = new.search(point, k=3, where="a < 150")
         return SEARCH, {"q": point}, list(zip(hits.ids, hits.scores.tolist()))
     if number == 4:
-        statement = "SELECT a.i, ruvector_attention_score(a.e, b.e, 'cosine') FROM t a JOIN t b ON b.i = a.i + 7 " \\
+        statement = "SELECT a.i, ruvector_attention_score(a.e, b.e, 'dot') FROM t a JOIN t b ON b.i = a.i + 7 " \\
             "WHERE a.i < 50 ORDER BY a.i"
-        return statement, None, list(zip(range(50), COSINES))
+        return statement, None, list(zip(range(50), DOTS))
     if number == 5:
         return EACH.replace("[2]", "[3]"), {"q": [1, 2, 3]}, "DimensionMismatchError: "
     if number == 6:
@@ -572,7 +572,7 @@ def one(number, rng):
 
 
 new = new_index()
-COSINES = floats(ab.attention_score(E[i], E[i + 7], "cosine") for i in range(50))
+DOTS = floats(ab.attention_score(E[i], E[i + 7], "dot") for i in range(50))
 failures = []
 
 

@@ -1,10 +1,8 @@
 """What makes the SQL functions known to a database."""
 
-import ctypes
 import hashlib
 import os
 import re
-import threading
 import weakref
 from collections.abc import Callable
 from types import ModuleType
@@ -14,7 +12,7 @@ import numpy as np
 
 from attnbridge.errors import InvalidConfigError
 from attnbridge.functional import MAX_KEYS
-from attnbridge.integrations.duckdb import lookup, pairs, sets, walks
+from attnbridge.integrations.duckdb import lifetimes, lookup, pairs, sets, walks
 from attnbridge.integrations.duckdb.macros import identifier, macros, text
 from attnbridge.integrations.duckdb.registered import NONE, Registered
 from attnbridge.validation import as_count
@@ -31,7 +29,12 @@ _WALKED = "STRUCT(node VARCHAR, score DOUBLE, hop BIGINT, path VARCHAR[]{})[]"
 
 def _of_any(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function as DuckDB takes one of any number of arguments of any type."""
-    return lambda *columns: function(*columns)
+
+    def called(*columns: Any) -> Any:
+        lifetimes.called()
+        return function(*columns)
+
+    return called
 
 
 # What the macros call, and what it returns. DuckDB keeps no reference of its own to a function once the connection that
@@ -58,7 +61,6 @@ _REGISTERED: "dict[str, Registered[Any]]" = {"index": lookup.indexes, "graph": w
 # (mallopt(3), M_MMAP_THRESHOLD); then it keeps what DuckDB asks for again with each chunk's Arrow column.
 _LARGEST = (32 << 20) - (64 << 10)
 
-_lock = threading.RLock()  # also what Python's garbage collector or a signal comes upon in between may register
 # What each connection keeps alive: index and graph by where the macros over them are, and their prefix.
 _kept: "weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[tuple[_Place, str], dict[str, Any]]]" = (
     weakref.WeakKeyDictionary()
@@ -147,7 +149,7 @@ def register(
         )
     con = _connection(con)
     _require_kinds(index, graph)
-    with _lock:
+    with lifetimes.lock:
         place = _place(con)
         there = _there(con, place)
         marker = f"_attnbridge_{prefix}registered"
@@ -170,6 +172,7 @@ def register(
                 )
         things = {name: _REGISTERED[name].get(token) for name, token in tokens.items()}
         _kept.setdefault(con, {})[place, prefix.lower()] = things
+        lifetimes.watch(con)
 
 
 def connect(
@@ -326,30 +329,3 @@ def _create_macros(
     except BaseException:
         con.rollback()
         raise
-
-
-# A fork waits so long for a registration going on: a child would find the database's locks held for ever.
-_FORK_PATIENCE = 30.0
-_held_for_fork = False
-
-
-def _hold_for_fork() -> None:
-    global _held_for_fork
-    _held_for_fork = _lock.acquire(timeout=_FORK_PATIENCE)
-
-
-def _let_go_after_fork() -> None:
-    if _held_for_fork:
-        _lock.release()
-
-
-def _forget_threads() -> None:
-    """In a forked child: DuckDB's threads are not there; the end of a connection would wait for them for ever."""
-    global _lock
-    _lock = threading.RLock()
-    for con in list(_kept):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(con))  # never closed
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_forget_threads)
