@@ -197,8 +197,8 @@ class AttentionGraph:
         Returns
         -------
         Neighbours
-            Read-only arrays of int64: indptr (n + 1,), and for each entry the position of a neighbour, indices (m,), and
-            the number of the edge, edge_number (m,). Edges are numbered in the order of `G.edges`.
+            Read-only arrays of int64: indptr (n + 1,), and for each entry the position of a neighbour, indices (m,),
+            and the number of the edge, edge_number (m,). Edges are numbered in the order of `G.edges`.
 
         Raises
         ------

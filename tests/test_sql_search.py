@@ -455,7 +455,7 @@ def test_documents_without_payload_have_an_empty_one():
 
 
 def test_a_document_that_is_gone_by_then_has_none(bridge):
-    token = lookup.token_of(bridge)
+    token = lookup.indexes.token_of(bridge)
     tokens, ids = pa.chunked_array([[token] * 3]), pa.chunked_array([["d0", "not there", None]])
     first, *rest = lookup.payload(tokens, ids).to_pylist()
     assert json.loads(first) == bridge.payload("d0")
