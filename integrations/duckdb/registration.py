@@ -92,8 +92,9 @@ def register(
         marker = f"_attnbridge_{prefix}registered"
         found = _call(con, marker)
         known = None if found is None else lookup.registration(found.partition(" ")[2])
+        replaced = None
         if index is not None and (known is None or known.index is not index):
-            known = lookup.Registration(index)
+            replaced, known = known, lookup.Registration(index)
             weakref.finalize(con, known.let_go)
         elif known is None:
             known = lookup.Registration(None)
@@ -106,6 +107,8 @@ def register(
                 raise InvalidConfigError(
                     "con must not be in a transaction that began before the functions were made; commit it first"
                 )
+        if replaced is not None:
+            replaced.let_go()
 
 
 def connect(
