@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Places = npt.NDArray[np.int64]
 Valid = npt.NDArray[np.bool_] | None  # None where nothing is NULL
+# Bytes. DuckDB's buffers have room for 2,048 rows also where there is one.
+_SMALL = 1 << 17
 
 
 def whole(column: Any) -> "pa.Array":
@@ -73,6 +75,14 @@ class Lists:
     def nbytes(self) -> int:
         """Bytes of the numbers."""
         return self.items.data.nbytes if isinstance(self.items, Numbers) else self.items.nbytes
+
+    def detached(self) -> "Lists":
+        """Return the same lists without the buffers of DuckDB's that they lie in, if those may be much larger."""
+        if self.nbytes > _SMALL:
+            return self
+        items = self.items
+        inner = items.detached() if isinstance(items, Lists) else Numbers(items.data.copy(), items.valid)
+        return Lists(inner, self.starts.copy(), self.lengths, self.valid)
 
     def is_null(self, row: int) -> bool:
         """Return whether a row is NULL."""

@@ -40,7 +40,7 @@ class _Queries:
 
     def __init__(self, vectors: Lists, types: Any, options: Any) -> None:
         self.number = next(_numbers)
-        self.vectors = vectors
+        self.vectors = vectors.detached()
         self.codes, self.settings = settings(types, options)
         self._resolved: dict[int, tuple[AttentionType, dict[str, Any]]] = {}
         _batches[self.number] = self

@@ -53,26 +53,25 @@ def workloads(con: duckdb.DuckDBPyConnection) -> dict[str, Run]:
         return lambda _: con.execute(sql, {"q": query} if "$q" in sql else None).fetchall()
 
     def many_queries(run: int) -> None:
-        for number in range(50):
+        for number in range(20):
             con.execute(
-                "SELECT sum(ruvector_attention_score($q::FLOAT[16], e)) FROM ten", {"q": query * (run * 50 + number)}
+                "SELECT sum(ruvector_attention_score($q::FLOAT[16], e)) FROM ten",
+                {"q": query * (1 + run * 20 + number)},
             ).fetchall()
 
     def registered(run: int) -> None:
-        for number in range(5):
-            index = ab.AttentionVectorBridge(dim=DIM, index="exact")
-            index.add(np.ones((100, DIM)) * (1 + run + number))
-            with con.cursor() as cursor:
-                register(cursor, prefix="again_", index=index)
-                cursor.execute("SELECT * FROM again_search($q)", {"q": query}).fetchall()
+        index = ab.AttentionVectorBridge(dim=DIM, index="exact")
+        index.add(np.random.default_rng(run).standard_normal((20_000, DIM)))
+        register(con, prefix="again_", index=index)
+        con.execute("SELECT * FROM again_search($q)", {"q": query}).fetchall()
 
     def opened(_: int) -> None:
-        for _number in range(3):
+        for _number in range(2):
             with ab.connect(config={"threads": 1}) as other:
                 other.execute("SELECT ruvector_attention_score($q, $q)", {"q": query}).fetchall()
 
     def errors(_: int) -> None:
-        for _number in range(20):
+        for _number in range(5):
             try:
                 con.execute("SELECT sum(ruvector_attention_score([1, 2]::FLOAT[2], e)) FROM t").fetchall()
             except duckdb.InvalidInputException:
