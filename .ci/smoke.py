@@ -30,4 +30,9 @@ with tempfile.TemporaryDirectory() as name:
     hits = bridge.search(vectors[7], k=3, rerank=[ab.QueryExpansion()])
     assert hits.ids[0] == 7, hits
     assert bridge.config["index"] == "hnsw", bridge.config
+    with ab.connect(index=bridge) as con:
+        found = con.execute("SELECT id FROM ruvector_search($q, k := 1)", {"q": vectors[7]}).fetchall()
+        assert found == [(7,)], found
+    answer = subprocess.run([*command, "sql", "SELECT ruvector_softmax([0, 0])"], check=True, capture_output=True)
+    assert b"0.5" in answer.stdout, answer
 print(f"wheel {ab.__version__} works")

@@ -291,3 +291,20 @@ def as_embeddings(value: Any) -> Float:
     if not len(rows):
         raise GraphStructureError("X must have at least one row, got none")
     return rows
+
+
+def as_positions(value: Any, count: int) -> Positions:
+    """Return positions (m,) of 0 to count - 1.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    array = np.asarray(value)
+    if array.size == 0:
+        array = np.empty(0, np.int64)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise InvalidInputError(f"positions must be whole numbers (m,), got {array.dtype} {array.shape}")
+    if len(array) and not 0 <= array.min() <= array.max() < count:
+        raise InvalidInputError(f"positions must be 0 to {count - 1}, got {array.min()} to {array.max()}")
+    return array.astype(np.int64)

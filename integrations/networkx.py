@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.errors import AttentionError, GraphStructureError, InvalidConfigError, InvalidInputError
+from attnbridge.errors import AttentionError, GraphStructureError, InvalidConfigError
 from attnbridge.functional import pair_logits, require_pairwise
 from attnbridge.integrations.expansion import Expansion, Visited, around, within
 from attnbridge.integrations.graph_data import (
@@ -16,6 +16,7 @@ from attnbridge.integrations.graph_data import (
     as_edge_weights,
     as_edges,
     as_embeddings,
+    as_positions,
     name_of,
 )
 from attnbridge.integrations.graph_hits import GraphHits
@@ -184,7 +185,7 @@ class AttentionGraph:
         ------
         networkx.NodeNotFound
         """
-        return _position(self.topology, node)
+        return self.topology.position(node)
 
     def edges(self, direction: str = "out") -> Neighbours:
         """Return each node's neighbours, in CSR form.
@@ -197,8 +198,8 @@ class AttentionGraph:
         Returns
         -------
         Neighbours
-            Read-only arrays of int64: indptr (n + 1,), and for each entry the position of a neighbour, indices (m,),
-            and the number of the edge, edge_number (m,). Edges are numbered in the order of `G.edges`.
+            Read-only arrays of int64: indptr (n + 1,), and for each entry a neighbour's position, indices (m,), and the
+            edge's number, edge_number (m,). Edges are numbered in the order of `G.edges`.
 
         Raises
         ------
@@ -249,17 +250,9 @@ class AttentionGraph:
             An embedding of another length, or missing, or not of finite numbers; its node is named.
         """
         topology = self.topology
-        places = np.asarray(positions)
-        if places.size == 0:
-            places = np.empty(0, np.int64)
-        if places.dtype.kind not in "iu" or places.ndim != 1:
-            raise InvalidInputError(f"positions must be whole numbers (m,), got {places.dtype} {places.shape}")
-        if len(places) and not 0 <= places.min() <= places.max() < len(topology.nodes):
-            raise InvalidInputError(
-                f"positions must be 0 to {len(topology.nodes) - 1}, got {places.min()} to {places.max()}"
-            )
+        places = as_positions(positions, len(topology.nodes))
         vector = as_vector(query, "query", keep_float64=True)
-        logits = self._logits(topology, vector, places.astype(np.int64))
+        logits = self._logits(topology, vector, places)
         return np.where(np.isnan(logits), -np.inf, logits)
 
     # ---- walking
@@ -293,7 +286,7 @@ class AttentionGraph:
         [(2, 0.944), (1, 0.056)]
         """
         topology = self.topology
-        start = _position(topology, node)
+        start = topology.position(node)
         visited = around(self._expansion(topology, start, query, direction), start)
         return self._hits(topology, visited, np.arange(1, len(visited.positions)), None)
 
@@ -346,7 +339,7 @@ class AttentionGraph:
         most = None if max_nodes is None else as_count(max_nodes, "max_nodes")
         count = None if limit is None else as_count(limit, "limit")
         topology = self.topology
-        start = _position(topology, node)
+        start = topology.position(node)
         visited, complete = within(self._expansion(topology, start, query, direction), start, hops, most)
         return self._hits(topology, visited, np.flatnonzero(~np.isnan(visited.logits)), count, complete)
 
@@ -513,12 +506,3 @@ class AttentionGraph:
         options = "".join(f", {name}={value!r}" for name, value in self._options.items())
         count = len(topology.ends[0])
         return f"AttentionGraph({kind} of {len(topology.nodes)} nodes, {count} edges, {self._type.name!r}{options})"
-
-
-def _position(topology: Topology, node: Any) -> int:
-    try:
-        return topology.index[node]
-    except (KeyError, TypeError):  # TypeError: not hashable
-        import networkx as nx
-
-        raise nx.NodeNotFound(f"node {node!r} is not in the graph") from None

@@ -70,6 +70,20 @@ class Topology:
         """The position of each node."""
         return dict(zip(self.nodes, range(len(self.nodes)), strict=True))
 
+    def position(self, node: Any) -> int:
+        """Return the position of a node.
+
+        Raises
+        ------
+        networkx.NodeNotFound
+        """
+        try:
+            return self.index[node]
+        except (KeyError, TypeError):  # TypeError: not hashable
+            import networkx as nx
+
+            raise nx.NodeNotFound(f"node {node!r} is not in the graph") from None
+
     @cached_property
     def out(self) -> Neighbours:
         """Whom each node leads to; of an undirected graph its neighbours."""
