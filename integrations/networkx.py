@@ -447,7 +447,7 @@ class AttentionGraph:
                 lambda positions: self._logits(topology, vector, positions),
                 lambda numbers: self._data.edge_weights(topology, numbers),
             )
-        at = None if start is None else _position(topology, start)
+        at = None if start is None else topology.position(start)
         return run(self._data, topology, pattern, options, params=params, start=at, scoring=scoring)
 
     def _expansion(self, topology: Topology, start: int, query: Any, direction: str) -> Expansion:
