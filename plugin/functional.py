@@ -248,12 +248,16 @@ def aligned_logits(row: AttentionType, options: Options, queries: Float, keys: F
     InvalidInputError
     """
     count = len(keys)
-    if row.rerank is not None and row.metric is None:  # each with one candidate
+    if row.rerank is not None:  # each with one candidate
+        bias, stored = np.zeros(count), Keys(keys)
+        if row.metric is not None:
+            metric = row.metric(options)
+            points = metric.points(keys)
+            queries, bias = metric.prepare(metric.points(queries), "query")
+            stored = Keys(points, *metric.row_terms(points, "key"))
         ids, places = np.arange(count)[:, None], np.empty((count, 1), np.int64)
         logits, weights = np.empty((2, count, 1))
-        row.rerank(
-            queries, np.zeros(count), Keys(keys), ids, np.ones(count, np.int64), options, places, logits, weights
-        )
+        row.rerank(queries, bias, stored, ids, np.ones(count, np.int64), options, places, logits, weights)
         if np.isfinite(logits).all():
             return logits[:, 0]
     return np.concatenate([pair_logits(row, options, q, k[None]) for q, k in zip(queries, keys, strict=True)])

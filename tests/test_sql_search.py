@@ -460,3 +460,13 @@ def test_a_document_that_is_gone_by_then_has_none(bridge):
     first, *rest = lookup.payload(tokens, ids).to_pylist()
     assert json.loads(first) == bridge.payload("d0")
     assert rest == [None, None]
+
+
+def test_tables_named_as_within_the_macro(con, bridge, vectors):
+    for name in ("hit", "found", "s", "k"):
+        con.execute(
+            f'CREATE OR REPLACE TEMP TABLE "{name}" AS SELECT -1 AS id, -1.0 AS score, $q AS e', {"q": vectors[3]}
+        )
+        got = con.execute(f'SELECT r.id, r.score FROM "{name}", ruvector_search("{name}".e, 3) r ORDER BY 2 DESC')
+        hits = bridge.search(vectors[3], 3)
+        assert got.fetchall() == list(zip(hits.ids, hits.scores.tolist(), strict=True))

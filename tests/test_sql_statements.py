@@ -411,3 +411,17 @@ def test_arrow_arrays_of_a_slice(scratch, tables):
         "USING (v) ORDER BY i",
     )
     same(got, each_score([[1.0, 0.5], [3.0, 4.0], [1.0, 0.5]] * 100, [[1.0, 2.0]] * 300))
+
+
+def test_names_of_the_users_own(con):
+    """Relations and columns called as anything is within the macros, or was."""
+    scores = [(id, np.float32(ab.attention_score([1.0, 1.0], [x, 0.0]))) for id, x in (("c", 3), ("b", 2), ("a", 1))]
+    for name in ("best", "hit", "k", "query", "keys", "key", "options", "found", "_attnbridge_score"):
+        con.execute(
+            f'CREATE OR REPLACE TEMP TABLE "{name}" AS SELECT 9 AS place, 99.0 AS score, 42 AS weight, 7 AS id, '
+            f"['a', 'b', 'c'] AS ids, [[1, 0], [2, 0], [3, 0]]::FLOAT[2][] AS ks, [1, 1]::FLOAT[2] AS \"{name}\""
+        )
+        rank = f'ruvector_attention_rank("{name}"."{name}", ids, ks)'
+        (ranked,) = con.execute(f'SELECT {rank} FROM "{name}"').fetchone()
+        assert [(one["id"], np.float32(one["score"])) for one in ranked] == scores
+        con.execute(f'DROP TABLE "{name}"')

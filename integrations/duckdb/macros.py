@@ -5,8 +5,9 @@ from typing import Any
 
 from attnbridge.functional import attention_types
 
-# The key's tag as a union, the same for all keys, is there so that a constant query's number is not computed when
-# a statement is planned; something volatile would do too, but by that DuckDB orders no window.
+# Names of our own are such as no table or column of a user's has. The key's tag as a union, the same for all keys, is
+# there so that a constant query's number is not computed when a statement is planned; something volatile would do too,
+# but by that DuckDB orders no window.
 _MACROS = {
     "attention_score": """
         (query, key, attention_type := 'scaled_dot', options := NULL) AS
@@ -35,26 +36,31 @@ _MACROS = {
         (query, ids, keys, k := NULL, attention_type := 'scaled_dot', options := NULL) AS
         list_transform(
             _attnbridge_rank(query, keys, attention_type, options, $max_keys, k, len(ids)),
-            lambda best: {id: ids[best.place], score: best.score, weight: best.weight})""",
+            lambda _attnbridge_hit: {
+                id: ids[_attnbridge_hit.place], score: _attnbridge_hit.score, weight: _attnbridge_hit.weight})""",
     "softmax": "(scores) AS _attnbridge_softmax(scores)",
     "attention_softmax": "(scores) AS _attnbridge_softmax(scores)",  # where the prefix does not say what it belongs to
     "attention_types": "() AS TABLE SELECT * FROM (VALUES $types) AS types(name, complexity, best_for)",
     "search": """
         (query, k := 10, candidates := NULL, where_sql := NULL, rerank := NULL, params := NULL, query_text := NULL,
         query_tokens := NULL, position := NULL, ef := NULL, exact := false, radius := NULL, threshold := NULL) AS TABLE
-        SELECT hit.id, hit.score, hit.weight, hit.distance, _attnbridge_payload($index, hit.id)::JSON AS payload
+        SELECT _attnbridge_hit.id, _attnbridge_hit.score, _attnbridge_hit.weight, _attnbridge_hit.distance,
+            _attnbridge_payload($index, _attnbridge_hit.id)::JSON AS payload
         FROM (SELECT unnest(_attnbridge_search_$ids($index, query, {
             k: k, candidates: candidates, "where": where_sql, rerank: rerank, params: params, query_text: query_text,
             position: position, ef: ef, exact: exact, radius: radius, threshold: threshold
-        }, query_tokens, current_setting('threads'), current_query_id())) AS hit)""",
+        }, query_tokens, current_setting('threads'), current_query_id())) AS _attnbridge_hit)""",
     "k_hop": """
         (node, k := 2, query := NULL, max_results := NULL, direction := 'out') AS TABLE
-        SELECT hit.node, hit.score, hit.hop, hit.path FROM (SELECT unnest(_attnbridge_k_hop(
-            $graph, node, k, query, max_results, direction, current_query_id())) AS hit)""",
+        SELECT _attnbridge_hit.node, _attnbridge_hit.score, _attnbridge_hit.hop, _attnbridge_hit.path
+        FROM (SELECT unnest(_attnbridge_k_hop(
+            $graph, node, k, query, max_results, direction, current_query_id())) AS _attnbridge_hit)""",
     "match": """
         (pattern, query := NULL, params := NULL, start := NULL, per_step := NULL) AS TABLE
-        SELECT hit.node, hit.score, hit.hop, hit.path, hit.record::JSON AS record FROM (SELECT unnest(_attnbridge_match(
-            $graph, pattern, query, params, start, per_step, current_query_id())) AS hit)""",
+        SELECT _attnbridge_hit.node, _attnbridge_hit.score, _attnbridge_hit.hop, _attnbridge_hit.path,
+            _attnbridge_hit.record::JSON AS record
+        FROM (SELECT unnest(_attnbridge_match(
+            $graph, pattern, query, params, start, per_step, current_query_id())) AS _attnbridge_hit)""",
 }
 
 
