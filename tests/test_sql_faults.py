@@ -54,19 +54,27 @@ def search_is_right(con, index):
 """
 
 
-def run(code, *arguments, code_of_exit=0):
-    """Run a script and return what it printed; it must leave with the code given, and nothing on stderr."""
+# Once with DuckDB's threads, once without, in one process.
+_BOTH = "for threads in (1, 4):\n"
+
+
+def run(code, *arguments, begin=_BEGIN, both=False, may_leak=False):
+    """Run a script and return what it printed; it must leave with 0, and with nothing on stderr."""
+    code = textwrap.dedent(code)
     made = subprocess.run(
-        [sys.executable, "-B", "-X", "faulthandler", "-c", _BEGIN + textwrap.dedent(code), *map(str, arguments)],
+        [
+            *(sys.executable, "-B", "-X", "faulthandler", "-c"),
+            begin + (_BOTH + textwrap.indent(code, " ") if both else code),
+            *map(str, arguments),
+        ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
-    assert made.returncode == code_of_exit, (made.returncode, made.stdout[-3000:], made.stderr[-5000:])
-    if code_of_exit == 0 and "leaks" not in arguments:
-        assert not made.stderr, made.stderr[-5000:]
+    assert made.returncode == 0, (made.returncode, made.stdout[-3000:], made.stderr[-5000:])
+    assert may_leak or not made.stderr, made.stderr[-5000:]
     return made.stdout
 
 
@@ -248,9 +256,7 @@ def test_close_while_a_cursor_runs(rounds):
     [
         "con.execute('SELECT ruvector_softmax([0.0, 0.0])')",
         "rows = con.cursor().execute('SELECT ruvector_attention_score([1, 2]::FLOAT[2], e) FROM t'); rows.fetchone()",
-        "relation = con.sql('SELECT ruvector_attention_score([1, 2]::FLOAT[2], e) AS s FROM t'); relation.limit(2).df",
         "reader = con.sql('SELECT ruvector_softmax(e) FROM t').to_arrow_reader(1000); next(reader)",
-        "con.execute('SELECT * FROM ruvector_search([1, 2, 3, 4])'); keep = lambda: (con, index)",
         """
 def work(cursor):
     for _ in range(5):
@@ -259,13 +265,17 @@ for _ in range(3):
     threading.Thread(target=work, args=(con.cursor(),)).start()
         """,
         """
+relation = con.sql("SELECT ruvector_attention_score([1, 2]::FLOAT[2], e) AS s FROM t")
+relation.limit(2).fetchall()
+con.execute("SELECT * FROM ruvector_search([1, 2, 3, 4])")
+keep = lambda: (con, index, relation)
 try:
     con.execute("SELECT ruvector_attention_score([1], [1, 2])")
 except duckdb.InvalidInputException as error:
     last = error
         """,
     ],
-    ids=["plain", "pending", "relation", "reader", "index", "threads", "error"],
+    ids=["plain", "pending", "reader", "threads", "kept"],
 )
 def test_exit_with_open_connections(code):
     run(f"index = new_index()\ncon = filled(ab.connect(index=index))\n{code}")
@@ -274,14 +284,13 @@ def test_exit_with_open_connections(code):
 # ---- fork
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_fork(threads):
+def test_fork():
     """The child's own connection and the inherited one, in a child of os.fork that ends as Python does, and others."""
     printed = run(
         """
         import multiprocessing
         index = new_index()
-        con = filled(ab.connect(index=index, config={"threads": int(sys.argv[1])}))
+        con = filled(ab.connect(index=index, config={"threads": threads}))
         scores_are_right(con)
         search_is_right(con, index)
 
@@ -308,10 +317,10 @@ def test_fork(threads):
         scores_are_right(con)
         search_is_right(con, index)
         """,
-        threads,
-        "leaks",  # in a child whose inherited connections are never closed
+        both=True,
+        may_leak=True,  # in a child whose inherited connections are never closed
     )
-    assert printed.split() == ["right"] * 2
+    assert printed.split() == ["right"] * 4
 
 
 def test_fork_while_threads_query_and_register(rounds):
@@ -358,11 +367,10 @@ def test_fork_while_threads_query_and_register(rounds):
 # ---- errors
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_errors_in_the_middle_of_a_table(threads, rounds):
+def test_errors_in_the_middle_of_a_table(rounds):
     run(
         """
-        con, index = filled(ab.connect(config={"threads": int(sys.argv[1])})), new_index()
+        con, index = filled(ab.connect(config={"threads": threads})), new_index()
         register(con, index=index)
         con.execute("CREATE TABLE bad AS SELECT i, CASE WHEN i = 150_000 THEN [1] ELSE e END AS e FROM "
                     "(SELECT i, e::FLOAT[] AS e FROM t)")
@@ -389,7 +397,7 @@ def test_errors_in_the_middle_of_a_table(threads, rounds):
             fails(statement, said)
             scores_are_right(con)
             search_is_right(con, index)
-        for number in range(int(sys.argv[2])):
+        for number in range(int(sys.argv[1])):
             fails(*FAILING[number % len(FAILING)] if number % 50 == 0 else FAILING[2 + number % 4])
         scores_are_right(con)
 
@@ -414,17 +422,16 @@ def test_errors_in_the_middle_of_a_table(threads, rounds):
         assert con.execute("SELECT count(*) FROM log").fetchall() == [(0,)]
         scores_are_right(con)
         """,
-        threads,
         rounds(200, 1000),
+        both=True,
     )
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_any_exception_within_a_function(threads):
+def test_any_exception_within_a_function():
     run(
         """
         from attnbridge.integrations.duckdb import lookup, pairs
-        con, index = filled(ab.connect(config={"threads": int(sys.argv[1])})), new_index()
+        con, index = filled(ab.connect(config={"threads": threads})), new_index()
         register(con, index=index)
         real, calls = pairs.pair_logits, 0
         for kind in (MemoryError, KeyboardInterrupt, SystemExit, RuntimeError, RecursionError, StopIteration):
@@ -457,13 +464,15 @@ def test_any_exception_within_a_function(threads):
             lookup._Searches.run = good
             search_is_right(con, index)
         """,
-        threads,
+        both=True,
     )
 
 
 # ---- interrupted statements
 
-_ENDLESS = """
+_ENDLESS = (
+    _BEGIN
+    + """
 con, index = filled(ab.connect(config={"threads": int(sys.argv[1])})), new_index()
 register(con, index=index)
 con.execute("CREATE TABLE many AS SELECT e FROM t, range(10)")  # two million rows
@@ -484,41 +493,48 @@ def interrupted(error):
         or (isinstance(error, duckdb.InvalidInputException) and "KeyboardInterrupt" in str(error))
     )
 """
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("what", ["score", "search"])
-def test_ctrl_c_at_any_moment(what, threads, rounds):
+def test_ctrl_c_at_any_moment(threads, rounds):
     run(
-        _ENDLESS
-        + """
+        """
 import subprocess
-for number in range(int(sys.argv[3])):
-    try:
-        sender = subprocess.Popen(["sh", "-c", f"sleep {random.random() / 4}; kill -INT {os.getpid()}"])
-        con.execute(ENDLESS[sys.argv[2]]).fetchall()
-    except BaseException as error:
-        assert interrupted(error), repr(error)
-    else:
-        raise AssertionError("not interrupted")
-    sender.wait()
-    if number % 5 == 0:
-        scores_are_right(con)
-    search_is_right(con, index)
+
+# A second signal, should Python have lost the first one in a callback, whose exceptions it ignores.
+SEND = "sleep {}; kill -INT {pid}; sleep 60; kill -INT {pid}"
+for what, count in ("score", int(sys.argv[2])), ("search", int(sys.argv[3])):
+    for number in range(count):
+        sender = None
+        try:
+            send = SEND.format(0.02 + random.random() / 4, pid=os.getpid())
+            sender = subprocess.Popen(["sh", "-c", send], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            con.execute(ENDLESS[what]).fetchall()
+        except BaseException as error:
+            assert interrupted(error), repr(error)
+        else:
+            raise AssertionError("not interrupted")
+        if sender is not None:
+            sender.kill()
+            sender.wait()
+        if number % 5 == 0:
+            scores_are_right(con)
+        search_is_right(con, index)
 """,
         threads,
-        what,
+        rounds(20, 200),
         # DuckDB's threads go on for 50 chunks each before they heed a signal: seconds of search.
-        rounds(4, 60) if (what, threads) == ("search", 4) else rounds(20, 200),
+        rounds(4, 40) if threads == 4 else rounds(20, 200),
+        begin=_ENDLESS,
     )
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_interrupt_from_another_thread(threads, rounds):
     run(
-        _ENDLESS
-        + """
+        """
 for number in range(int(sys.argv[2])):
     statement, ended = ENDLESS["search" if number % 2 else "score"], threading.Event()
 
@@ -542,12 +558,15 @@ for number in range(int(sys.argv[2])):
 """,
         threads,
         rounds(6, 60),
+        begin=_ENDLESS,
     )
 
 
 # ---- many threads
 
-_MIXED = """
+_MIXED = (
+    _BEGIN
+    + """
 index = new_index()
 con = filled(ab.connect(index=index, config={"threads": int(sys.argv[1])}), 5000)
 EACH = "SELECT i, ruvector_attention_score($q::FLOAT[2], e) FROM t WHERE i < 300"
@@ -628,47 +647,52 @@ def all_at_once(*works):
         thread.join()
     assert not failures, failures
 """
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 4])
 def test_threads_with_a_cursor_each(threads, rounds):
-    run(_MIXED + "\nCURSORS = [con.cursor() for _ in range(4)]\nall_at_once()", threads, rounds(100, 1000))
+    run("CURSORS = [con.cursor() for _ in range(4)]\nall_at_once()", threads, rounds(100, 1000), begin=_MIXED)
 
 
 @pytest.mark.slow
 def test_threads_with_a_connection_each(rounds):
     run(
-        _MIXED + "\nCURSORS = [filled(ab.connect(index=index), 5000) for _ in range(4)]\nall_at_once()",
+        """
+        CURSORS = [filled(ab.connect(index=index), 5000) for _ in range(4)]
+        all_at_once()
+        """,
         2,
         rounds(100, 1000),
+        begin=_MIXED,
     )
 
 
 @pytest.mark.slow
 def test_threads_while_others_register_and_write(rounds):
     run(
-        _MIXED
-        + """
-CURSORS = [con.cursor() for _ in range(4)]
-registering, at = con.cursor(), [1000]
+        """
+        CURSORS = [con.cursor() for _ in range(4)]
+        registering, at = con.cursor(), [1000]
 
 
-def again():
-    register(registering, max_keys=random.randrange(1000, 100_000))
-    register(registering, prefix="other_", max_keys=random.randrange(1000, 100_000))
+        def again():
+            register(registering, max_keys=random.randrange(1000, 100_000))
+            register(registering, prefix="other_", max_keys=random.randrange(1000, 100_000))
 
 
-def write():
-    index.add(np.ones((5, 4)), ids=range(at[0], at[0] + 5), payload={"a": range(at[0], at[0] + 5)})
-    index.delete(range(at[0], at[0] + 5))
-    at[0] += 5
+        def write():
+            index.add(np.ones((5, 4)), ids=range(at[0], at[0] + 5), payload={"a": range(at[0], at[0] + 5)})
+            index.delete(range(at[0], at[0] + 5))
+            at[0] += 5
 
 
-all_at_once(again, write)
-""",
+        all_at_once(again, write)
+        """,
         2,
         rounds(100, 1000),
+        begin=_MIXED,
     )
 
 
