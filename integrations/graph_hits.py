@@ -1,8 +1,7 @@
 """What a walk over a graph returns."""
 
-from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from attnbridge.integrations.expansion import Visited
 from attnbridge.integrations.graph_data import GraphData
 from attnbridge.integrations.topology import Topology
+from attnbridge.sequence import MadeSequence
 from attnbridge.validation import as_count, require
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class GraphHit(NamedTuple):
     log_weight: float
 
 
-class GraphHits(Sequence[GraphHit]):
+class GraphHits(MadeSequence[GraphHit]):
     """Nodes that a walk has found, best score first, ties in the order of the graph.
 
     Parameters
@@ -133,7 +133,7 @@ class GraphHits(Sequence[GraphHit]):
             place = self._ways[place].parent
         return trail[::-1]
 
-    def _hit(self, i: int) -> GraphHit:
+    def _item(self, i: int) -> GraphHit:
         ways = [self._ways[place] for place in self._trail(int(self._chosen[i]))]
         return GraphHit(
             ways[-1].node,
@@ -144,20 +144,6 @@ class GraphHits(Sequence[GraphHit]):
             [way.weight for way in ways[1:]],
             float(self.log_weights[i]),
         )
-
-    @overload
-    def __getitem__(self, index: int) -> GraphHit: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[GraphHit]: ...
-
-    def __getitem__(self, index: int | slice) -> GraphHit | list[GraphHit]:
-        if isinstance(index, slice):
-            return [self._hit(i) for i in range(*index.indices(len(self)))]
-        return self._hit(range(len(self))[index])
-
-    def __iter__(self) -> Iterator[GraphHit]:
-        return map(self._hit, range(len(self)))
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a DataFrame with a row for each hit: the fields of `GraphHit`.

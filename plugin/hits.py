@@ -1,13 +1,14 @@
 """What a search returns."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidInputError
+from attnbridge.sequence import MadeSequence
 from attnbridge.trace import Trace
 from attnbridge.validation import require
 
@@ -66,7 +67,7 @@ class HitsSource(Protocol):
         ...
 
 
-class Hits(Sequence[Hit]):
+class Hits(MadeSequence[Hit]):
     """Ranked hits of one query, best first.
 
     Parameters
@@ -201,7 +202,7 @@ class Hits(Sequence[Hit]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _hit(self, i: int) -> Hit:
+    def _item(self, i: int) -> Hit:
         return Hit(
             self.ids[i],
             float(self.scores[i]),
@@ -209,20 +210,6 @@ class Hits(Sequence[Hit]):
             float(self.distances[i]),
             int(self.ranks_before[i]),
         )
-
-    @overload
-    def __getitem__(self, index: int) -> Hit: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Hit]: ...
-
-    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
-        if isinstance(index, slice):
-            return [self._hit(i) for i in range(*index.indices(len(self)))]
-        return self._hit(range(len(self))[index])
-
-    def __iter__(self) -> Iterator[Hit]:
-        return map(self._hit, range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         """Compare everything but the timings."""

@@ -1,7 +1,6 @@
 """What a match returns."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +9,7 @@ from attnbridge.integrations.match.compiler import Slot, path_of
 from attnbridge.integrations.match.reader import MatchPath, public
 from attnbridge.integrations.match.search import Scored
 from attnbridge.integrations.topology import Topology
+from attnbridge.sequence import MadeSequence
 from attnbridge.validation import require
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Match(NamedTuple):
     paths: tuple[MatchPath, ...]
 
 
-class Matches(Sequence[Match]):
+class Matches(MadeSequence[Match]):
     """Rows of a match, in the order of ORDER BY, else best score first, else in the graph's order.
 
     A row that stands for several, by DISTINCT or count, has the score, the weights and the paths of the first of them.
@@ -171,7 +171,7 @@ class Matches(Sequence[Match]):
         values = self._values[row]
         return {name: public(value, self._topology) for name, value in zip(self.columns, values, strict=True)}
 
-    def _match(self, row: int) -> Match:
+    def _item(self, row: int) -> Match:
         found = self._found[row]
         if found is None:
             return Match(self._record(row), None, (), ())
@@ -180,17 +180,6 @@ class Matches(Sequence[Match]):
 
     def __len__(self) -> int:
         return len(self._values)
-
-    @overload
-    def __getitem__(self, index: int) -> Match: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Match]: ...
-
-    def __getitem__(self, index: int | slice) -> Match | list[Match]:
-        if isinstance(index, slice):
-            return [self._match(row) for row in range(*index.indices(len(self)))]
-        return self._match(range(len(self))[index])
 
     def __repr__(self) -> str:
         return f"Matches({len(self)} rows of {', '.join(self.columns)}{'' if self.complete else ', incomplete'})"
