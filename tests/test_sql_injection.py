@@ -156,10 +156,10 @@ def test_other_arguments(safe, attack, argument):
 def test_a_query_is_no_text(safe, attack):
     con, fill = safe
     given = {"a": fill(attack)}
-    assert "query must hold numbers" in refused(con, "FROM ruvector_search($a)", given)
-    assert "query must hold numbers" in refused(con, "SELECT ruvector_attention_score($a, [1, 2])", given)
-    assert "must hold numbers" in refused(con, "SELECT ruvector_attention_score([1, 2], $a)", given)
-    assert "must hold numbers" in refused(con, "SELECT ruvector_softmax($a)", given)
+    assert "query must be real numbers" in refused(con, "FROM ruvector_search($a)", given)
+    assert "query must be real numbers" in refused(con, "SELECT ruvector_attention_score($a, [1, 2])", given)
+    assert "must be real numbers" in refused(con, "SELECT ruvector_attention_score([1, 2], $a)", given)
+    assert "must be real numbers" in refused(con, "SELECT ruvector_softmax($a)", given)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -270,6 +270,6 @@ def test_a_token_of_somebody_elses_finds_nothing(safe):
 def test_vectors_are_read_from_numbers_only(safe):
     con, _ = safe
     con.execute("CREATE TEMP TABLE vectors AS SELECT ['1; DROP TABLE x', '2'] AS e")
-    assert "must hold numbers" in refused(con, "FROM vectors, ruvector_search(e)")
+    assert "must be real numbers" in refused(con, "FROM vectors, ruvector_search(e)")
     con.execute("DROP TABLE vectors")
     assert np.isfinite(con.execute("SELECT score FROM ruvector_search([1, 0])").fetchall()).all()

@@ -81,7 +81,7 @@ class Lists:
         if self.nbytes > _SMALL:
             return self
         items = self.items
-        inner = items.detached() if isinstance(items, Lists) else Numbers(items.data.copy(), items.valid)
+        inner = items.detached() if isinstance(items, Lists) else items._replace(data=items.data.copy())
         return Lists(inner, self.starts.copy(), self.lengths, self.valid)
 
     def is_null(self, row: int) -> bool:
