@@ -27,7 +27,7 @@ _FORK_PATIENCE = 30.0
 _held_for_fork = False
 
 # A statement goes on in DuckDB's threads, after what was fetched of it, if they called within so many seconds.
-_GOING_ON = 1.0
+_GOING_ON = 10.0
 _last_call = -_GOING_ON
 
 
