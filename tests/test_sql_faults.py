@@ -256,7 +256,6 @@ def test_close_while_a_cursor_runs(rounds):
     [
         "con.execute('SELECT ruvector_softmax([0.0, 0.0])')",
         "rows = con.cursor().execute('SELECT ruvector_attention_score([1, 2]::FLOAT[2], e) FROM t'); rows.fetchone()",
-        "reader = con.sql('SELECT ruvector_softmax(e) FROM t').to_arrow_reader(1000); next(reader)",
         """
 def work(cursor):
     for _ in range(5):
@@ -275,7 +274,7 @@ except duckdb.InvalidInputException as error:
     last = error
         """,
     ],
-    ids=["plain", "pending", "reader", "threads", "kept"],
+    ids=["plain", "pending", "threads", "kept"],
 )
 def test_exit_with_open_connections(code):
     run(f"index = new_index()\ncon = filled(ab.connect(index=index))\n{code}")
