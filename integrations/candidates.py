@@ -12,6 +12,7 @@ from attnbridge.integrations.rows import Rows
 from attnbridge.metric import Keys, Metric
 from attnbridge.threads import ReadWriteLock
 from attnbridge.validation import as_count, as_dim, as_matrix
+from attnbridge.workspace import workspace
 
 Labels = npt.NDArray[np.int64]
 Distances = npt.NDArray[np.float32]
@@ -89,13 +90,13 @@ def exact_search(
     similarities = np.empty((len(queries), n))
     step = max(1, _SCAN_BYTES // (8 * max(count, 1)))
     for start in range(0, len(queries), step):
-        part = slice(start, start + step)
-        kernels.exact_top_k(
-            queries[part], bias[part], *keys, rows, 1.0, positions[part], similarities[part], metric.difference
-        )
-    found = positions >= 0
-    labels = positions if rows is None else np.where(found, rows[positions], -1) if count else positions
-    return labels, as_distances(metric, similarities, found)
+        part = slice(start, min(start + step, len(queries)))
+        found = positions[part], similarities[part]
+        with workspace((part.stop - start, count)) as work:
+            kernels.exact_top_k(queries[part], bias[part], *keys, rows, 1.0, *found, metric.difference, work)
+    there = positions >= 0
+    labels = positions if rows is None else np.where(there, rows[positions], -1) if count else positions
+    return labels, as_distances(metric, similarities, there)
 
 
 def exact_search_each(
@@ -119,9 +120,9 @@ def exact_search_each(
         starts = np.concatenate([[0], ends[part]])
         starts[1:] -= ends[stop - 1] - len(ids)
         found = labels[part]
-        kernels.exact_top_k_each(
-            queries[part], bias[part], *keys, ids, starts, 1.0, found, similarities[part], metric.difference
-        )
+        own = found, similarities[part]
+        with workspace((len(ids),)) as work:
+            kernels.exact_top_k_each(queries[part], bias[part], *keys, ids, starts, 1.0, *own, metric.difference, work)
         if len(ids):
             found[:] = np.where(found >= 0, ids[np.maximum(found + starts[:-1, None], 0)], -1)
         start = stop

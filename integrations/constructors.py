@@ -16,6 +16,7 @@ from attnbridge.integrations.hnswlib import HnswIndex
 from attnbridge.integrations.persistent import Persistent
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tables import Columns, Source, from_file, from_relation, require_table
+from attnbridge.mechanisms.base import Attention
 from attnbridge.metric import SMALLEST_NORM, norms
 from attnbridge.progress import progress_bar
 from attnbridge.scoring import resolve
@@ -36,7 +37,7 @@ class Constructors(Persistent):
         vectors: npt.ArrayLike | None = None,
         ids: Sequence[Id] | None = None,
         *,
-        attention: str = "scaled_dot",
+        attention: str | Attention = "scaled_dot",
         threads: int | None = None,
         **options: Any,
     ) -> Self:
@@ -50,7 +51,7 @@ class Constructors(Persistent):
             hnswlib has normalised where its space is "cosine").
         ids : list of str or of int, optional
             Names in the same order; by default the labels.
-        attention : str, default "scaled_dot"
+        attention : str or Attention, default "scaled_dot"
         threads : int, optional
         **options : object
             The attention's options, and ef (breadth of a search; by default the index's, at least 100).

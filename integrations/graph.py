@@ -7,12 +7,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.cache import new_version
 from attnbridge.errors import IndexCorruptError
 from attnbridge.integrations.adjacency import Adjacency
 from attnbridge.integrations.candidates import CandidateSource, Distances, Labels
@@ -75,6 +76,8 @@ class Graph:
         The length of the longest row; by default the index's.
     """
 
+    _changing: int  # how many changes are under way
+
     def __init__(
         self,
         index: HnswIndex,
@@ -101,10 +104,27 @@ class Graph:
         self.pace = 200_000.0  # rows that a walk leaves by their links in a second
         self.reset()
 
+    @property
+    def version(self) -> int | None:
+        """A number of what searches find here, another one after each change; None while it changes."""
+        version = self._version
+        return None if self._changing else version
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Mark that searches may find other rows from now on; its caller holds `_stepping`."""
+        self._changing += 1
+        try:
+            yield
+        finally:
+            self._version = new_version()  # before the mark goes: who reads both sees one of them
+            self._changing -= 1
+
     def reset(self) -> None:
         """Make the locks anew: those of a forked child may be held by threads that it has not."""
         self._lock = threading.Lock()
         self._stepping = threading.Lock()
+        self._version, self._changing = new_version(), 0
 
     # ---- searching
 
@@ -230,10 +250,12 @@ class Graph:
                 vectors = view.vectors(rows)
                 if self.index.metric != "cosine":
                     self.longest = max(self.longest, float(norms(vectors).max()))
-                self.index.add(self._placed(vectors), rows, threads=threads)
+                with self._change():
+                    self.index.add(self._placed(vectors), rows, threads=threads)
                 rate = len(rows) / max(time.perf_counter() - started, 1e-6)
                 self._rate += 0.3 * (min(rate, 10.0 * self._rate) - self._rate)
-            self.linked = last
+            with self._change():
+                self.linked = last
             if self.differs and last - self._bound() > max(_BEHIND, self._bound() // 4):
                 self._refresh()
 
@@ -241,7 +263,9 @@ class Graph:
         """Read the links out, for searches to walk."""
         started = time.monotonic()
         linked = self.linked
-        self._native = Native(Walk(self.index.adjacency(linked)), linked)
+        native = Native(Walk(self.index.adjacency(linked)), linked)
+        with self._change():
+            self._native = native
         self._refreshed = time.monotonic()
         self._refreshing = self._refreshed - started
 
@@ -257,14 +281,16 @@ class Graph:
         except IndexCorruptError as error:
             self.damage = error
             raise
-        self.index.read_links(adjacency, self._placed(vectors), np.flatnonzero(~view.alive[:bound]))
-        self._unloaded = False
+        with self._change():
+            self.index.read_links(adjacency, self._placed(vectors), np.flatnonzero(~view.alive[:bound]))
+            self._unloaded = False
         return True
 
     def _take_out(self) -> None:
         due = sorted(self._due())
-        for start in range(0, len(due), _MARKED):
-            self.index.remove([row for row in due[start : start + _MARKED] if row in self.index])
+        with self._change() if due else nullcontext():
+            for start in range(0, len(due), _MARKED):
+                self.index.remove([row for row in due[start : start + _MARKED] if row in self.index])
         with self._lock:
             self._gone.difference_update(due)
 
@@ -272,7 +298,8 @@ class Graph:
         """Let hnswlib's index go, with its copy of the rows; it is made from the links when it is needed."""
         with self.resting():
             if not self._unloaded and self._native is not None:
-                self.index, self._unloaded = self.index.emptied(), True
+                with self._change():
+                    self.index, self._unloaded = self.index.emptied(), True
 
     @contextmanager
     def resting(self) -> Iterator[Adjacency | None]:

@@ -1,6 +1,7 @@
 """What a walk over a graph returns."""
 
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,17 +10,19 @@ import numpy.typing as npt
 from attnbridge.integrations.expansion import Visited
 from attnbridge.integrations.graph_data import GraphData
 from attnbridge.integrations.topology import Topology
+from attnbridge.integrations.walked import step_line, subgraph
 from attnbridge.sequence import MadeSequence
 from attnbridge.validation import as_count, require
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 class _Way(NamedTuple):
     """How a visited node was reached."""
 
-    parent: int  # which of the visited nodes; -1 of the start
+    parent: int  # which of the visited nodes; -1 of a start
     node: Any
     edge: tuple[Any, ...]
     weight: float
@@ -32,17 +35,18 @@ class GraphHit(NamedTuple):
     ----------
     node : hashable
     score : float
-        The logit of the query with the node's embedding.
+        The logit of the query with the node's embedding; of `search` a sum of it and the attention that came to it.
     hop : int
         How many steps away it is.
     path : list of hashable
-        The nodes from the start to this one, hop + 1.
+        The nodes from a start to this one, hop + 1.
     edges : list of tuple
         The edge of each step as `G.edges` names it: (u, v), of a multigraph (u, v, key).
     weights : list of float
         The attention weight of each step: the share of this neighbour among all neighbours of the node before.
     log_weight : float
-        The sum of their logarithms.
+        The sum of their logarithms. With several starts, the logarithm of the start's share of the attention, the
+        softmax of the starts' scores, is part of it.
 
     Examples
     --------
@@ -73,6 +77,7 @@ class GraphHits(MadeSequence[GraphHit]):
     chosen : ndarray of int64, (k,)
         Which of the visited nodes are hits.
     complete : bool, default True
+    pruned : int, default 0
 
     Attributes
     ----------
@@ -80,9 +85,12 @@ class GraphHits(MadeSequence[GraphHit]):
     hops : ndarray of int64, (k,)
     log_weights : ndarray of float64, (k,)
     complete : bool
-        False where the walk ended by a limit before it had been everywhere that was asked for.
+        False where a time budget or a limit of nodes ended the walk before it had been everywhere it was to go.
+    pruned : int
+        How many nodes a beam had reached and left out for better ones, be it that it came to them later: 0 where the
+        walk has been everywhere.
     visited : int
-        How many nodes were visited, the start included.
+        How many nodes were visited, the starts included.
 
     Examples
     --------
@@ -95,13 +103,19 @@ class GraphHits(MadeSequence[GraphHit]):
     """
 
     def __init__(
-        self, data: GraphData, topology: Topology, visited: Visited, chosen: npt.NDArray[np.intp], complete: bool = True
+        self,
+        data: GraphData,
+        topology: Topology,
+        visited: Visited,
+        chosen: npt.NDArray[np.intp],
+        complete: bool = True,
+        pruned: int = 0,
     ) -> None:
         self._data, self._topology, self._visited, self._chosen = data, topology, visited, chosen
         self.scores = visited.logits[chosen]
         self.hops = visited.hops[chosen]
         self.log_weights = visited.sums[chosen]
-        self.complete = complete
+        self.complete, self.pruned = complete, pruned
         self.visited = len(visited.positions)
 
     @property
@@ -122,7 +136,8 @@ class GraphHits(MadeSequence[GraphHit]):
         """How each visited node was reached."""
         visited, topology = self._visited, self._topology
         nodes = [topology.nodes[position] for position in visited.positions.tolist()]
-        edges = [(), *topology.named(visited.edge_number[1:])]  # the start has none
+        starts = int(np.count_nonzero(visited.parents < 0))  # the first ones; no edge leads to them
+        edges = [()] * starts + topology.named(visited.edge_number[starts:])
         return list(map(_Way, visited.parents.tolist(), nodes, edges, np.exp(visited.steps).tolist()))
 
     def _trail(self, place: int) -> list[int]:
@@ -186,25 +201,25 @@ class GraphHits(MadeSequence[GraphHit]):
         >>> [(u, v, round(weight, 4)) for u, v, weight in walked.edges(data="attention")]
         [(0, 2, 0.9022)]
         """
-        import networkx as nx
+        return self._subgraph(len(self))
 
-        visited, topology, data = self._visited, self._topology, self._data
-        classes = {(False, False): nx.Graph, (True, False): nx.DiGraph, (False, True): nx.MultiGraph}
-        graph = classes.get((topology.directed, topology.multigraph), nx.MultiDiGraph)()
-        for place in sorted({place for chosen in self._chosen.tolist() for place in self._trail(chosen)}):
-            way, position, number = self._ways[place], int(visited.positions[place]), int(visited.edge_number[place])
-            if way.node not in graph:
-                score = float(visited.logits[place])
-                found = {"hop": int(visited.hops[place])} | ({} if np.isnan(score) else {"score": score})
-                graph.add_node(way.node)
-                graph.nodes[way.node].update(data.node_data(topology, position) | found)
-            if way.edge:
-                graph.add_edge(*way.edge)
-                graph.edges[way.edge].update(data.edge_data(topology, number) | {"attention": way.weight})
-        return graph
+    def _subgraph(self, count: int) -> Any:
+        """Return what was walked to the best so many hits."""
+        visited = self._visited
+        nodes: dict[int, dict[str, Any]] = {}
+        edges: dict[int, dict[str, Any]] = {}
+        for place in sorted({place for chosen in self._chosen[:count].tolist() for place in self._trail(chosen)}):
+            score, number = float(visited.logits[place]), int(visited.edge_number[place])
+            found = {"hop": int(visited.hops[place])} | ({} if np.isnan(score) else {"score": score})
+            nodes.setdefault(int(visited.positions[place]), found)
+            if number >= 0:
+                edges[number] = {"attention": self._ways[place].weight}
+        return subgraph(self._data, self._topology, nodes, edges)
 
     def explain(self, limit: int = 10) -> str:
         """Return the way to the best hits in words: a line for each step, with its weight.
+
+        Of several starts, a line before these says what share of the attention the start has.
 
         Parameters
         ----------
@@ -229,23 +244,84 @@ class GraphHits(MadeSequence[GraphHit]):
            'a' -> 'b'  weight 1.0000
            'b' -> 'c'  weight 1.0000
         """
-        lines = []
+        lines, directed = [], self._topology.directed
         for rank, hit in enumerate(self[: as_count(limit, "limit")], 1):
-            lines.append(f"{rank}. {hit.node!r}: score {hit.score:.4f}, hop {hit.hop}, log weight {hit.log_weight:.4f}")
+            lines.append(f"{rank}. {hit.node!r}: {self._figures(rank - 1, hit)}")
+            share = self._share(rank - 1)
+            lines += [] if share is None else [f"   {hit.path[0]!r}  share {share:.4f}"]
             steps = zip(hit.path, hit.path[1:], hit.edges, hit.weights, strict=False)
-            lines += [f"   {a!r} {self._arrow(a, edge)} {b!r}  weight {weight:.4f}" for a, b, edge, weight in steps]
+            lines += [f"   {step_line(a, b, edge, directed, weight)}" for a, b, edge, weight in steps]
         if len(self) > limit:
             lines.append(f"... {len(self) - limit} more")
         return "\n".join(lines)
 
-    def _arrow(self, source: Any, edge: tuple[Any, ...]) -> str:
-        """Return an edge as it is drawn from one of its nodes, with its key where edges have one."""
-        line = f"-[{edge[2]!r}]-" if len(edge) == 3 else "-"
-        if not self._topology.directed:
-            return line if len(edge) == 3 else "--"
-        return f"{line}>" if edge[0] == source else f"<{line}"
+    def _figures(self, i: int, hit: GraphHit) -> str:
+        """Return what a line of `explain` says of a hit."""
+        return f"score {hit.score:.4f}, hop {hit.hop}, log weight {hit.log_weight:.4f}"
+
+    def _share(self, i: int) -> float | None:
+        """Return a hit's start's share of the attention, None where there is one start only."""
+        if np.count_nonzero(self._visited.parents < 0) == 1:
+            return None
+        return self._ways[self._trail(int(self._chosen[i]))[0]].weight
+
+    def plot(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        limit: int | None = None,
+        label: Any = None,
+        edge_label: Any = None,
+    ) -> "Figure":
+        """Draw what was walked: a column for each hop, nodes coloured by score, edges as wide as their attention.
+
+        The start has a border of its own. Edges have an arrow where the graph is directed, and a name: their type, else
+        the key, and their weight; where there are more than 40 they have none.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            A .png, .svg or .pdf file to write.
+        limit : int, optional
+            How many hits are drawn, with the nodes on the paths to them: the best, at most 200; by default as many as
+            have no more than 60 nodes.
+        label : hashable, optional
+            The nodes' attribute that they are called by; by default they are called what they are.
+        edge_label : hashable, optional
+            The edges' attribute that they are called by; by default the graph's `edge_type`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Outside pyplot: nothing has to be closed.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        InvalidConfigError
+        InvalidInputError
+            No hits, or a path of another suffix.
+
+        Examples
+        --------
+        >>> import networkx as nx, attnbridge as ab
+        >>> G = nx.DiGraph([("a", "b"), ("b", "c")])
+        >>> nx.set_node_attributes(G, {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [0.6, 0.8]}, "embedding")
+        >>> figure = ab.AttentionGraph(G).k_hop("a", query=[0.6, 0.8]).plot()
+        >>> [text.get_text() for text in figure.axes[0].texts][:3]
+        ['a', 'b', 'c']
+        """
+        from attnbridge.integrations.graph_plot import as_limit, draw, fitting, of_how_many
+
+        trails = (set(self._trail(chosen)) for chosen in self._chosen.tolist())
+        count = fitting(trails) if limit is None else min(len(self), as_limit(limit))
+        title = of_how_many(count, len(self), "hit", self.complete)
+        starts = {way.node for way in self._ways if way.parent < 0}
+        named = self._data.type_name if edge_label is None else edge_label
+        return draw(self._subgraph(count), path, title, starts=starts, label=label, edge_label=named)
 
     def __repr__(self) -> str:
-        cut = "" if self.complete else ", cut short"
+        cut = (f", {self.pruned} pruned" if self.pruned else "") + ("" if self.complete else ", cut short")
         shown = self.explain() if len(self) else ""
         return f"GraphHits({len(self)} of {self.visited} nodes visited{cut})" + (f"\n{shown}" if shown else "")

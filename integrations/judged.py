@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.cache import uncached
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError, UnknownIdError
 from attnbridge.hits import Hits
 from attnbridge.integrations.trec import Judgements, Run, descending
@@ -197,9 +198,10 @@ class Bench:
             options["query_tokens"] = [self.tokens[place] for place in places]
         if self.texts is not None and any(getattr(stage, "requires_text", False) for stage in _stages(rerank)):
             options["query_text"] = [self.texts[place] for place in places]
-        found = self.bridge.search_batch(
-            self.queries[places], k, candidates=candidates, rerank=rerank, threads=self.threads, **options
-        )
+        with uncached():
+            found = self.bridge.search_batch(
+                self.queries[places], k, candidates=candidates, rerank=rerank, threads=self.threads, **options
+            )
         for hits in found:
             _ = hits.ids
         return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.cache import AttentionCache, as_cache
 from attnbridge.errors import AttentionError, ConcurrencyError, IndexCorruptError, InvalidConfigError
 from attnbridge.integrations.adjacency import Adjacency
 from attnbridge.integrations.arrays import load_array
@@ -25,6 +26,7 @@ from attnbridge.integrations.options import packed, unpacked
 from attnbridge.integrations.snapshot import Snapshot, current_snapshot, is_index, load_snapshot, write_snapshot
 from attnbridge.integrations.store import Store
 from attnbridge.integrations.tokens import TokenArrays
+from attnbridge.mechanisms.base import Attention
 from attnbridge.metric import METRICS
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_text
@@ -86,10 +88,14 @@ class Persistent(Documents):
     _options: dict[str, Any]
     _home: Home | None = None
     _saved: object = None  # the view that the home folder holds
+    _cache: AttentionCache | None = None
+    _owned: tuple[dict[str, Any], int] | None = None  # options of the attention, and their number in the cache
 
     if TYPE_CHECKING:  # the bridge's own, as far as they are used here
 
-        def __init__(self, dim: int, metric: str | None = ..., attention: str = ..., **options: Any) -> None: ...
+        def __init__(
+            self, dim: int, metric: str | None = ..., attention: str | Attention = ..., **options: Any
+        ) -> None: ...
 
         @property
         def config(self) -> dict[str, Any]:
@@ -257,6 +263,7 @@ class Persistent(Documents):
         journal: bool = False,
         model: str | None = None,
         threads: int | None = None,
+        cache: AttentionCache | None = None,
     ) -> Self:
         """Read a saved bridge.
 
@@ -281,6 +288,8 @@ class Persistent(Documents):
             Name of the model that embeds your queries: another than that of the vectors is an error.
         threads : int, optional
             For building and for batches.
+        cache : AttentionCache, optional
+            Where searches look for their hits first.
 
         Returns
         -------
@@ -311,6 +320,7 @@ class Persistent(Documents):
             as_choice(verify, "verify", ("full", "lazy"))
         if model is not None:
             as_text(model, "model")
+        as_cache(cache)
         usable_threads(threads)
         root = Path(folder)
         lock = WriterLock.acquire(root) if journal and is_index(root) else None
@@ -340,15 +350,16 @@ class Persistent(Documents):
                     else f"model cannot be compared: {root} does not say which made its vectors; set bridge.model and "
                     "save it"
                 )
-            bridge._settle(home)
+            bridge._settle(home, cache)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
         return bridge
 
-    def _settle(self, home: Home) -> None:
+    def _settle(self, home: Home, cache: AttentionCache | None) -> None:
         """Take a folder as the one that this bridge is of."""
+        self._cache = cache
         if home.options["journal"]:
             home.journal = Journal(home.folder, home.snapshot)
             home.journaled = home.journal.size
@@ -488,7 +499,7 @@ class Persistent(Documents):
 
     def __getstate__(self) -> dict[str, Any]:
         with self._writer:
-            left_out = ("_home", "_saved", "_writer", "_writing_thread", "_compacting", "_linker")
+            left_out = ("_home", "_saved", "_writer", "_writing_thread", "_compacting", "_linker", "_cache", "_owned")
             state = {name: value for name, value in self.__dict__.items() if name not in left_out}
             # As bytes: rows and graph must be of one moment, and pickle comes to them when others may write again.
             state["_state"] = pickle.dumps(self._state, pickle.HIGHEST_PROTOCOL)

@@ -1,18 +1,24 @@
 """The topology of a graph as arrays: who is next to whom, and by which edge."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sized
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, compress
-from typing import Any, NamedTuple
+from itertools import chain, compress, islice
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.errors import GraphStructureError
 from attnbridge.validation import as_choice
 
 Positions = npt.NDArray[np.int64]
 
 DIRECTIONS = ("in", "out", "both")
+
+# Dictionaries of parallel edges that are read in one go.
+_AT_A_TIME = 256
 
 
 class Neighbours(NamedTuple):
@@ -41,7 +47,7 @@ class Topology:
 
     Parameters
     ----------
-    nodes : list of hashable
+    nodes : sequence of hashable
     directed : bool
     indptr, indices : ndarray of int64, (n + 1,), (m,)
         The adjacency: of an undirected graph each edge at both its ends, a self loop once.
@@ -53,22 +59,23 @@ class Topology:
 
     def __init__(
         self,
-        nodes: list[Any],
+        nodes: Sequence[Any],
         directed: bool,
         indptr: Positions,
         indices: Positions,
         keys: list[Any] | None = None,
         numbers: Positions | None = None,
     ) -> None:
-        self.nodes = nodes
+        self.nodes = tuple(nodes)  # kept with the graph, for all who ask
         self.directed = directed
         self.multigraph = keys is not None or numbers is not None
-        self._indptr, self._indices, self._keys, self._numbers = indptr, indices, keys, numbers
+        self._indptr, self._indices, self._numbers = indptr, indices, numbers
+        self._keys = None if keys is None else tuple(keys)
 
     @cached_property
     def index(self) -> Mapping[Hashable, int]:
         """The position of each node."""
-        return dict(zip(self.nodes, range(len(self.nodes)), strict=True))
+        return MappingProxyType(dict(zip(self.nodes, range(len(self.nodes)), strict=True)))
 
     def position(self, node: Any) -> int:
         """Return the position of a node.
@@ -122,12 +129,18 @@ class Topology:
             source, target, numbers = source[first], target[first], numbers[first]
         ends = np.empty((2, len(numbers)), np.int64)
         ends[:, numbers] = source, target
+        ends.flags.writeable = False
         return ends[0], ends[1]
 
+    @property
+    def count(self) -> int:
+        """How many edges there are."""
+        return len(self.ends[0])
+
     @cached_property
-    def keys(self) -> list[Any] | None:
+    def keys(self) -> Sequence[Any] | None:
         """The key of each edge, None of a graph without parallel edges."""
-        return self._keys if self._numbers is None else list(range(len(self._numbers)))
+        return self._keys if self._numbers is None else range(len(self._numbers))
 
     def edge(self, number: int) -> tuple[Any, ...]:
         """Return an edge as networkx names it: (u, v), of a multigraph (u, v, key)."""
@@ -143,25 +156,74 @@ class Topology:
 
 
 def of_graph(graph: Any) -> Topology:
-    """Return the topology of a networkx graph of any class."""
-    adjacency = graph._adj
+    """Return the topology of a networkx graph of any class.
+
+    Raises
+    ------
+    GraphStructureError
+        The graph has changed meanwhile.
+    """
+    with unchanging():
+        adjacency = _plain(graph._adj, graph.is_multigraph())
+        try:
+            return _read(graph, adjacency)
+        except (ValueError, LookupError) as error:  # two passes over the same have not found the same
+            if not isinstance(adjacency, dict):  # but a view's filter may have raised it
+                raise
+            raise changed(f"it changed while it was read ({error})") from error
+
+
+@contextmanager
+def unchanging() -> Iterator[None]:
+    """Turn what a dictionary says that another thread changes while it is gone through into an error of the graph.
+
+    Raises
+    ------
+    GraphStructureError
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "during iteration" not in str(error):
+            raise
+        raise changed(f"it changed while it was read ({error})") from error
+
+
+def changed(how: str) -> GraphStructureError:
+    """Return the error of a graph that something changes during a call."""
+    return GraphStructureError(f"G must not change during a call, {how}; lock it, or pass a copy")
+
+
+def _read(graph: Any, adjacency: Mapping[Any, Mapping[Any, Any]]) -> Topology:
     nodes = list(adjacency)
     indptr = _starts(adjacency.values(), len(nodes))
     indices = _positions(nodes, chain.from_iterable(adjacency.values()), int(indptr[-1]))
     if not graph.is_multigraph():
         return Topology(nodes, graph.is_directed(), indptr, indices)
-    parallel = list(chain.from_iterable(neighbours.values() for neighbours in adjacency.values()))
-    first = _starts(parallel, len(parallel))
-    once = parallel if graph.is_directed() else compress(parallel, (_sources(indptr) <= indices).tolist())
-    keys = list(chain.from_iterable(once))
+    parallel = chain.from_iterable(neighbours.values() for neighbours in adjacency.values())
+    once = None if graph.is_directed() else (_sources(indptr) <= indices).tolist()
+    first, keys = _parallel_edges(parallel, len(indices), once)
     return Topology(nodes, graph.is_directed(), first[indptr], np.repeat(indices, np.diff(first)), keys)
 
 
-def of_edges(source: Positions, target: Positions, count: int) -> Topology:
-    """Return the topology of a directed graph of nodes 0 .. count - 1, from its edges, which are numbered as given."""
+def _plain(adjacency: Any, multigraph: bool) -> Mapping[Any, Mapping[Any, Any]]:
+    """Return an adjacency whose lengths are those of what it is gone through: of a view on a multigraph they need not.
+
+    A view that hides all edges between two nodes counts these as neighbours, and passes over them.
+    """
+    if isinstance(adjacency, dict) or not multigraph:
+        return cast(Mapping[Any, Mapping[Any, Any]], adjacency)
+    return {
+        node: {other: dict.fromkeys(keys) for other, keys in neighbours.items()}
+        for node, neighbours in adjacency.items()
+    }
+
+
+def of_edges(source: Positions, target: Positions, nodes: list[Any]) -> Topology:
+    """Return the topology of a directed graph, from the positions of its edges' ends, which are numbered as given."""
     numbers = np.argsort(source, kind="stable")
-    indptr = np.append(0, np.cumsum(np.bincount(source, minlength=count)))
-    return Topology(list(range(count)), True, indptr, target[numbers], numbers=numbers)
+    indptr = np.append(0, np.cumsum(np.bincount(source, minlength=len(nodes))))
+    return Topology(nodes, True, indptr, target[numbers], numbers=numbers)
 
 
 def _fixed(entries: Neighbours) -> Neighbours:
@@ -178,6 +240,21 @@ def _starts(lists: Iterable[Sized], count: int) -> Positions:
     return starts
 
 
+def _parallel_edges(
+    dictionaries: Iterable[Mapping[Any, Any]], count: int, once: list[bool] | None
+) -> tuple[Positions, list[Any]]:
+    """Return where the edges of each of so many dictionaries by key begin, and the keys of all, or of some of them."""
+    sizes: list[int] = []
+    keys: list[Any] = []
+    rest = iter(dictionaries)
+    for start in range(0, count, _AT_A_TIME):  # both are read while a dictionary is in the processor's cache
+        part = list(islice(rest, _AT_A_TIME))
+        sizes.extend(map(len, part))
+        named = part if once is None else compress(part, once[start : start + _AT_A_TIME])
+        keys.extend(chain.from_iterable(named))
+    return np.append(0, np.cumsum(np.array(sizes, np.int64))), keys
+
+
 def _positions(nodes: list[Any], neighbours: Iterable[Any], count: int) -> Positions:
     """Return the positions of so many neighbours, which are nodes all."""
     hashes = np.fromiter(map(hash, nodes), np.int64, len(nodes))
@@ -187,7 +264,14 @@ def _positions(nodes: list[Any], neighbours: Iterable[Any], count: int) -> Posit
         index = dict(zip(nodes, range(len(nodes)), strict=True))
         return np.fromiter(map(index.__getitem__, neighbours), np.int64, count)
     # Twice as fast as a dictionary: what has a node's hash is that node, and need not be looked at.
-    return np.asarray(order[np.searchsorted(ascending, np.fromiter(map(hash, neighbours), np.int64, count))])
+    asked = np.fromiter(map(hash, neighbours), np.int64, count)
+    last = (1 << (4 * len(nodes)).bit_length()) - 1
+    table = np.zeros(last + 1, np.int64)
+    table[hashes & last] = np.arange(len(nodes))
+    found: Positions = table[asked & last]
+    others = np.flatnonzero(hashes[found] != asked)  # two nodes' hashes end alike
+    found[others] = order[np.searchsorted(ascending, asked[others])]
+    return found
 
 
 def _sources(indptr: Positions) -> Positions:
@@ -216,6 +300,11 @@ def _undirected_numbers(indptr: Positions, indices: Positions) -> Positions:
     # Both in the order of the earlier node, then the later one, then of parallel edges.
     ahead = ahead[np.lexsort((indices[ahead], source[ahead]))]
     back = back[np.lexsort((source[back], indices[back]))]
+    if not (np.array_equal(source[ahead], indices[back]) and np.array_equal(indices[ahead], source[back])):
+        raise GraphStructureError(
+            "edges of an undirected graph must be seen from both ends; the filter of a view must say the same of "
+            "(u, v) and (v, u)"
+        )
     numbers[back] = numbers[ahead]
     return numbers
 

@@ -116,8 +116,9 @@ class Allowed:
     def mask(self) -> npt.NDArray[np.bool_]:
         """Whether each row passes."""
         if self._mask is None:
-            self._mask = np.zeros(self._count, np.bool_)
-            self._mask[self._rows] = True
+            mask = np.zeros(self._count, np.bool_)
+            mask[self._rows] = True
+            self._mask = mask  # whole: the queries of a batch share it over threads
         return self._mask
 
     def __and__(self, other: "Allowed") -> "Allowed":

@@ -28,6 +28,7 @@ _MOST_CHARACTERS = 20_000
 _CACHED_MASKS = 64
 _QUICK_ROWS = 100_000
 _VIEW = "__attnbridge__"  # no payload column's name is likely to hide behind it
+_PLACE = "__attnbridge_place__"  # a row's number: where DuckDB makes a join of an IN it keeps no order
 
 # What an expression is made of; subqueries, windows, stars and the rest are not.
 _ALLOWED = {
@@ -289,20 +290,20 @@ def _check_text(where: Any) -> str:
     return where
 
 
-def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str, Any], rows: int) -> Any:
-    """Return the values of the query's column m; Ctrl-C breaks it off.
+def _computed(cursor: "duckdb.DuckDBPyConnection", query: str, params: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Return the query's columns; Ctrl-C breaks it off.
 
     Python sees Ctrl-C on the main thread alone, and not while that is inside DuckDB: so over many rows it waits
     outside. Over few rows DuckDB looks for it often enough; and in a forked child a thread of ours can make DuckDB
     1.5 crash when Python ends.
     """
     done = threading.Event()
-    outcome: list[Any] = []
+    outcome: list[dict[str, Any]] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            outcome.append(cursor.execute(query, params or None).fetchnumpy()["m"])
+            outcome.append(cursor.execute(query, params or None).fetchnumpy())
         except BaseException as error:  # noqa: BLE001 - raised by the calling thread below
             errors.append(error)
         finally:
@@ -422,16 +423,20 @@ class Matcher:
 
         stored = payload.table()
         columns = {name: stored[name] for name in payload.names if name.lower() in expression.names}
-        if "id" in expression.names or not columns:  # a table needs a column to have rows
+        if "id" in expression.names:
             columns["id"] = self._id_column(len(alive))
+        place = _PLACE
+        while place in expression.names:
+            place += "_"
+        columns[place] = pa.array(np.arange(len(alive), dtype=np.int32))
         table = pa.table(columns)
-        mask = alive.copy()
         if not alive.all():  # a stale value must not raise errors, so DuckDB does not get to see it
             table = table.filter(pa.array(alive))
         with engine.running_engine().connection.cursor() as cursor:
             cursor.register(_VIEW, table.to_reader())
             try:
-                result = _computed(cursor, f"SELECT (\n{where}\n) AS m FROM {_VIEW}", params, table.num_rows)
+                query = f"SELECT (\n{where}\n) AS m, {place} FROM {_VIEW}"
+                result = _computed(cursor, query, params, table.num_rows)
             except duckdb.BinderException as error:
                 known = f"; the columns are {', '.join(['id', *payload.names])}" if "not found" in str(error) else ""
                 raise InvalidInputError(f"where cannot be evaluated: {_reason(error)}{known}") from error
@@ -447,7 +452,8 @@ class Matcher:
             raise InvalidInputError(
                 f"where must be a BOOLEAN expression, got {dtype} from {_short(where)}; compare it: year > 0"
             )
-        mask[alive] = np.ma.filled(result, False)
+        mask = np.zeros(len(alive), np.bool_)
+        mask[result[place]] = np.ma.filled(result["m"], False)
         return mask
 
 

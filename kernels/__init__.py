@@ -10,13 +10,15 @@ from attnbridge.kernels.dense import attend_few, attend_many
 from attnbridge.kernels.dot import dot, row_squares, weighted_sum
 from attnbridge.kernels.dropout import drop
 from attnbridge.kernels.expand import expand
-from attnbridge.kernels.graph import gatv2
+from attnbridge.kernels.graph import edge_logits, gat_forward, gatv2, gatv2_forward, group_edges
 from attnbridge.kernels.hyperbolic import poincare, rerank_poincare
 from attnbridge.kernels.likeness import diffuse, mmr
 from attnbridge.kernels.linear import elu_features, linear_attention
 from attnbridge.kernels.mask import true_rows
 from attnbridge.kernels.maxsim import maxsim
 from attnbridge.kernels.rerank import exact_top_k, exact_top_k_each, rerank
+from attnbridge.kernels.rotary import turned_dots
+from attnbridge.kernels.segment import segment_max, segment_sum
 from attnbridge.kernels.softmax import logsumexp, softmax
 from attnbridge.kernels.sparse import attend_pairs
 from attnbridge.kernels.topk import top_k
@@ -29,11 +31,15 @@ __all__ = [
     "diffuse",
     "dot",
     "drop",
+    "edge_logits",
     "elu_features",
     "exact_top_k",
     "exact_top_k_each",
     "expand",
+    "gat_forward",
     "gatv2",
+    "gatv2_forward",
+    "group_edges",
     "linear_attention",
     "list_levels",
     "logsumexp",
@@ -45,10 +51,13 @@ __all__ = [
     "rerank_poincare",
     "row_squares",
     "scan",
+    "segment_max",
+    "segment_sum",
     "softmax",
     "to_int8",
     "top_k",
     "true_rows",
+    "turned_dots",
     "walk",
     "weighted_sum",
 ]

@@ -156,7 +156,7 @@ def attend_few(
             if rate > 0.0:
                 drop(logits.reshape(1, (size + 1) * LANES)[:, :w], rate, draw, p * heads + h, i, t)
             start = ((which[p, 2] * keys + t) * heads + h) * width
-            weighted_rows(logits, w, value, start, heads * width, part)
+            weighted_rows(logits, 0, 1, w, value, None, start, heads * width, part, 0, width)
             for c in range(width):
                 mean[c] = mean[c] * shrink + part[c]
         inverse = query.dtype.type(1.0 / mass if mass > 0.0 else 0.0)

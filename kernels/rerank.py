@@ -103,6 +103,7 @@ def exact_top_k(
     positions: Any,
     logits: Any,
     difference: Any = None,
+    work: Any = None,
 ) -> Any:
     """Find each query's k best among all the rows named in `ids` (or all rows), by reading every one.
 
@@ -118,15 +119,13 @@ def exact_top_k(
     logits : (b, k) float64
     difference : True or None
         As for `dot`.
-
-    Notes
-    -----
-    Needs b * m * 8 bytes of working memory: the caller bounds b.
+    work : (b, m) float64, or None
+        Working memory; None allocates it. The caller bounds b.
     """
     count = rows.shape[0]
     if ids is not None:
         count = ids.shape[0]
-    scores = np.empty((queries.shape[0], count), np.float64)
+    scores = np.empty((queries.shape[0], count), np.float64) if work is None else work
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
         for b in range(queries.shape[0]):
@@ -154,6 +153,7 @@ def exact_top_k_each(
     positions: Any,
     logits: Any,
     difference: Any = None,
+    work: Any = None,
 ) -> Any:
     """Find each query's k best among the rows of its own list; to the bit what `exact_top_k` finds for it alone.
 
@@ -170,14 +170,16 @@ def exact_top_k_each(
     logits : (b, k) float64
     difference : True or None
         As for `dot`.
+    work : (m,) float64, or None
+        Working memory; None allocates it. The caller bounds m.
 
     Notes
     -----
     Goes through the rows range by range, every query taking those of its list in the range, so that rows in the
-    cache serve all queries. Needs m * 8 bytes of working memory: the caller bounds m.
+    cache serve all queries.
     """
     n = rows.shape[0]
-    scores = np.empty(ids.shape[0], np.float64)
+    scores = np.empty(ids.shape[0], np.float64) if work is None else work
     block = max(
         BLOCK_BYTES // max(1, rows.shape[1] * rows.itemsize),
         ROWS_A_VISIT * n * queries.shape[0] // max(1, ids.shape[0]),

@@ -38,7 +38,7 @@ def attend_pairs(
     keys : (s, d) float32 or float64
     values : (s, e) float32 or float64
     indptr : (l + 1,) int64
-    indices : (nnz,) int32, ascending in each row
+    indices : (nnz,) int32, ascending in each row where attention is causal
     bias : (nnz,) float64, finite or -inf, added to the logits of the pairs; or (0,)
     first : int
         Number of the first query.
@@ -48,7 +48,7 @@ def attend_pairs(
     rate, draw, problem : float, int, int
         As `drop` takes them; a rate of 0 drops nothing.
     out : (l, e) float32 or float64
-    weights : (l, s) float32 or float64, written where a pair is listed; or (0, 0)
+    weights : (nnz,) float32 or float64, written where a query sees the key; or (0,)
     total : (l,) float64
         The log-sum-exp of the logits, -inf where there is none.
 
@@ -79,7 +79,7 @@ def attend_pairs(
             drop(row.reshape(1, row.shape[0]), rate, draw, problem, first + i, 0, ids)
         if weights.shape[0] > 0:
             for p in range(row.shape[0]):
-                weights[i, ids[p]] = row[p]
+                weights[start + p] = row[p]
         weighted_sum(row, values, None, ids, mean)
         for j in range(mean.shape[0]):
             out[i, j] = mean[j]

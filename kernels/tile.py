@@ -83,20 +83,34 @@ def row_dots(x: Any, a: Any, start: Any, row_step: Any, rows: Any, out: Any) -> 
     out.reshape(-1)[:rows] = a.reshape(-1)[places] @ x
 
 
-def weighted_rows(weights: Any, rows: Any, a: Any, start: Any, row_step: Any, out: Any) -> None:
-    """Write out[k] = sum_i weights[i] a[start + i row_step + k] over i < rows.
+def weighted_rows(
+    weights: Any,
+    weight_start: Any,
+    weight_step: Any,
+    rows: Any,
+    a: Any,
+    ids: Any,
+    start: Any,
+    row_step: Any,
+    out: Any,
+    out_start: Any,
+    width: Any,
+) -> None:
+    """Write out[out_start + k] = sum_i w_i a[start + r_i row_step + k] over i < rows, k < width.
+
+    w_i = weights[weight_start + i weight_step], r_i = ids[i], or i without ids.
 
     Parameters
     ----------
-    weights : array, C-contiguous, of `rows` elements or more
+    weights, a, out : array, C-contiguous; indices are of all its elements in order
+    ids : (rows or more,) int64, or None
     rows : int
         At least 1.
-    a : array, C-contiguous; indices are of all its elements in order
-    start, row_step : int
-    out : (d,)
     """
-    places = start + np.arange(rows)[:, None] * row_step + np.arange(out.size)
-    out[:] = weights.reshape(-1)[:rows] @ a.reshape(-1)[places]
+    numbers = np.arange(rows) if ids is None else ids[:rows]
+    places = start + numbers[:, None] * row_step + np.arange(width)
+    shares = weights.reshape(-1)[weight_start + np.arange(rows) * weight_step]
+    out.reshape(-1)[out_start : out_start + width] = shares @ a.reshape(-1)[places]
 
 
 if not numba.config.DISABLE_JIT:
@@ -273,8 +287,10 @@ if not numba.config.DISABLE_JIT:
                 end.add_incoming(new, last)
             return out
 
-        def weighted(self, weights: Any, count: Any, rows: Any, step: Any, vectors: int, there: Any) -> list[Any]:
-            """Return sum_i weights[i] rows[i step], in some vectors, or one of which only `there` is."""
+        def weighted(
+            self, weights: Any, by: Any, count: Any, rows: Any, ids: Any, step: Any, vectors: int, there: Any
+        ) -> list[Any]:
+            """Return sum_i weights[i by] rows[r_i step], in some vectors, or one of which only `there` is."""
             builder, before = self.builder, self.builder.block
             body, after = builder.append_basic_block("weighted"), builder.append_basic_block("weighted.end")
             zero = ir.Constant(self.vector, None)
@@ -283,12 +299,14 @@ if not numba.config.DISABLE_JIT:
             i = builder.phi(self.size)
             i.add_incoming(self.number(0), before)
             sums = [builder.phi(self.vector) for _ in range(vectors)]
-            weight, row = self.spread(builder.gep(weights, [i])), builder.gep(rows, [builder.mul(i, step)])
+            number = i if ids is None else builder.load(builder.gep(ids, [i]))
+            weight = self.spread(builder.gep(weights, [builder.mul(i, by)]))
+            row = builder.gep(rows, [builder.mul(number, step)])
             following = builder.add(i, self.number(1))
             i.add_incoming(following, body)
             new = []
-            for number, total in enumerate(sums):
-                place = self.chunk(row, self.number(number * self.width))
+            for part, total in enumerate(sums):
+                place = self.chunk(row, self.number(part * self.width))
                 piece = self.load(place) if there is None else self.load_some(place, there)
                 new.append(builder.call(self.multiply_add, [weight, piece, total]))
                 total.add_incoming(zero, before)
@@ -358,27 +376,43 @@ if not numba.config.DISABLE_JIT:
         return types.void(x, a, start, row_step, rows, out), codegen
 
     @intrinsic
-    def weighted_rows(typingctx: Any, weights: Any, rows: Any, a: Any, start: Any, row_step: Any, out: Any) -> Any:
-        """Write out[k] = sum_i weights[i] a[start + i row_step + k] over i < rows, rows > 0."""
+    def weighted_rows(
+        typingctx: Any,
+        weights: Any,
+        weight_start: Any,
+        weight_step: Any,
+        rows: Any,
+        a: Any,
+        ids: Any,
+        start: Any,
+        row_step: Any,
+        out: Any,
+        out_start: Any,
+        width: Any,
+    ) -> Any:
+        """Write out[out_start + k] = sum_i w_i a[start + r_i row_step + k] over i < rows, rows > 0, k < width."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             dots = _Dots(context, builder, signature.args[0].dtype)
-            arrays = {i: context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 5)}
-            rows, start, row_step = (context.cast(builder, args[i], signature.args[i], types.intp) for i in (1, 3, 4))
-            first, weights, out = builder.gep(arrays[2].data, [start]), arrays[0].data, arrays[5].data
-            width = builder.extract_value(arrays[5].shape, 0)
+            given = (0, 4, 8) if signature.args[5] == types.none else (0, 4, 5, 8)
+            arrays = {i: context.make_array(signature.args[i])(context, builder, args[i]) for i in given}
+            sizes = [context.cast(builder, args[i], signature.args[i], types.intp) for i in (1, 2, 3, 6, 7, 9, 10)]
+            weight_start, by, rows, start, row_step, out_start, width = sizes
+            first, ids = builder.gep(arrays[4].data, [start]), arrays[5].data if 5 in arrays else None
+            weights, out = builder.gep(arrays[0].data, [weight_start]), builder.gep(arrays[8].data, [out_start])
             rest = builder.srem(width, dots.number(4 * dots.width))
             whole = builder.sub(width, rest)
             four = dots.number(4 * dots.width)
             with cgutils.for_range_slice(builder, dots.number(0), whole, four, dots.size) as (column, _):
-                sums = dots.weighted(weights, rows, builder.gep(first, [column]), row_step, 4, None)
+                sums = dots.weighted(weights, by, rows, builder.gep(first, [column]), ids, row_step, 4, None)
                 for number, vector in enumerate(sums):
                     place = dots.chunk(out, builder.add(column, dots.number(number * dots.width)))
                     builder.store(vector, place, align=dots.bytes)
             with cgutils.for_range_slice(builder, whole, width, dots.number(dots.width), dots.size) as (column, _):
                 there = dots.first(builder.sub(width, column))
-                sums = dots.weighted(weights, rows, builder.gep(first, [column]), row_step, 1, there)
+                sums = dots.weighted(weights, by, rows, builder.gep(first, [column]), ids, row_step, 1, there)
                 dots.store_some(sums[0], dots.chunk(out, column), there)
             return context.get_dummy_value()
 
-        return types.void(weights, rows, a, start, row_step, out), codegen
+        whole = (weight_start, weight_step, rows), (start, row_step), (out_start, width)
+        return types.void(weights, *whole[0], a, ids, *whole[1], out, *whole[2]), codegen

@@ -21,6 +21,8 @@ BLOCK_REMEDY = "64 is the usual one"
 class _Config:
     """What all of them can do."""
 
+    _given: tuple[str, ...]
+
     def to_json(self) -> str:
         """Return the settings as a JSON object.
 
@@ -54,6 +56,28 @@ class _Config:
             if name not in known:
                 raise InvalidConfigError(f"{cls.__name__} has no setting {name!r}; it has {', '.join(known)}")
         return cls(**given)
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Remember which settings are given."""
+        made = super().__new__(cls)
+        names = [field.name for field in fields(cls)[: len(args)]]  # type: ignore[arg-type]
+        object.__setattr__(made, "_given", (*names, *settings))
+        return made
+
+    def told(self) -> dict[str, Any]:
+        """Return the settings that were given, not left at their defaults.
+
+        Returns
+        -------
+        dict of str to object
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> ab.AttentionConfig(d_model=512, num_heads=4).told()
+        {'d_model': 512, 'num_heads': 4}
+        """
+        return {name: getattr(self, name) for name in self._given}
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -5,6 +5,7 @@ from typing import Any
 
 from attnbridge.errors import InvalidConfigError
 from attnbridge.functional import attention_score
+from attnbridge.mechanisms.base import Attention
 from attnbridge.scoring import resolve
 
 
@@ -34,7 +35,7 @@ class AttentionDistance:
     -11.0
     """
 
-    def __init__(self, attention_type: str = "scaled_dot", **options: Any) -> None:
+    def __init__(self, attention_type: str | Attention = "scaled_dot", **options: Any) -> None:
         self._type, self._options = resolve(attention_type, options)
         if not self._type.is_pairwise(self._options):
             raise InvalidConfigError(

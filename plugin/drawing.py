@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnbridge.errors import InvalidInputError
 from attnbridge.labels import middle_cut, shown
 from attnbridge.validation import require
-from attnbridge.whole_file import write_whole
+from attnbridge.whole_file import require_folder, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,9 +29,12 @@ def as_output(path: str | PathLike[str], suffixes: tuple[str, ...], name: str = 
     ------
     InvalidInputError
     """
+    if not isinstance(path, str | PathLike):
+        raise InvalidInputError(f"{name} must be the path of a file, a text or a Path, got {path!r}")
     file = Path(path)
     if file.suffix.lower() not in suffixes:
         raise InvalidInputError(f"{name} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}, got {file.name!r}")
+    require_folder(file, name)
     return file
 
 

@@ -1,7 +1,7 @@
 """Attention as functions: logits, weights and outputs of any registered type."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +9,13 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
 from attnbridge.mechanisms.base import Attention, Batch
+from attnbridge.mechanisms.cached import CachedAttention
 from attnbridge.mechanisms.dense import attend_plain
 from attnbridge.mechanisms.multi_head import MULTI_HEAD
 from attnbridge.mechanisms.row import AttentionType, Options
 from attnbridge.mechanisms.standard import PLAIN
 from attnbridge.metric import Keys
-from attnbridge.scoring import REGISTRY, resolve
+from attnbridge.scoring import REGISTRY, refuse_options, resolve
 from attnbridge.validation import Float, as_count, as_floats, as_vector, require_given
 
 MAX_KEYS = 100_000
@@ -54,20 +55,32 @@ MULTI_HEAD_NAMES = frozenset((MULTI_HEAD.name, *MULTI_HEAD.aliases))
 
 
 def _checked(
-    attention_type: str, options: dict[str, Any], query: Any, keys: Any, values: Any, mask: Any, max_keys: int
+    attention_type: str | Attention,
+    options: dict[str, Any],
+    query: Any,
+    keys: Any,
+    values: Any,
+    mask: Any,
+    max_keys: int,
 ) -> tuple[Attention, Batch]:
     """Return the mechanism of a type, and its checked inputs."""
-    row, checked = resolve(attention_type, options)
-    mechanism = row.mechanism(checked)
+    if isinstance(attention_type, Attention):
+        refuse_options(options)
+        mechanism = attention_type
+    else:
+        row, checked = resolve(attention_type, options)
+        mechanism = row.mechanism(checked)
     most = as_count(max_keys, "max_keys")
     return mechanism, mechanism._check(query, keys, values, mask, False, names=_NAMES, max_keys=most)
 
 
 def _plainly(
-    attention_type: str, options: dict[str, Any], query: Any, keys: Any, values: Any, max_keys: int
+    attention_type: str | Attention, options: dict[str, Any], query: Any, keys: Any, values: Any, max_keys: int
 ) -> npt.NDArray[np.floating[Any]] | None:
     """Return the output of a type that has a short way to it, with options that it takes; else None."""
     heads, block = 1, None
+    if isinstance(attention_type, Attention):
+        return None
     if attention_type in PLAIN:
         block = PLAIN[attention_type]
         if options and options.keys() != {"scale"}:
@@ -87,7 +100,7 @@ def _plainly(
 def attention_logits(
     query: Any,
     keys: Any,
-    attention_type: str = "scaled_dot",
+    attention_type: str | Attention = "scaled_dot",
     *,
     mask: Any = None,
     max_keys: int = MAX_KEYS,
@@ -101,8 +114,8 @@ def attention_logits(
         Leading axes of query, keys and values are broadcast.
     keys : array_like, (..., S, d)
         With "cross", a query (m, d) is one of m tokens, and keys may be (S, t, d) or a list of (t, d): tokens of each.
-    attention_type : str, default "scaled_dot"
-        A name or alias from `attention_types`.
+    attention_type : str or Attention, default "scaled_dot"
+        A name or alias from `attention_types`, or a mechanism.
     mask : array_like, broadcastable to (..., L, S), optional
         Boolean: True attends. Float: added to the logits.
     max_keys : int, default 100,000
@@ -125,6 +138,9 @@ def attention_logits(
     >>> ab.attention_logits([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], scale=1.0)
     array([1., 0.])
     """
+    if isinstance(attention_type, CachedAttention):
+        logits = attention_type.through(attention_logits, query, keys, mask=mask, max_keys=max_keys, **options)
+        return cast(npt.NDArray[np.float64], logits)
     mechanism, batch = _checked(attention_type, options, query, keys, None, mask, max_keys)
     return batch.restore(mechanism._masked_logits(batch))
 
@@ -132,7 +148,7 @@ def attention_logits(
 def attention_scores(
     query: Any,
     keys: Any,
-    attention_type: str = "scaled_dot",
+    attention_type: str | Attention = "scaled_dot",
     *,
     mask: Any = None,
     max_keys: int = MAX_KEYS,
@@ -148,8 +164,8 @@ def attention_scores(
         Leading axes of query, keys and values are broadcast.
     keys : array_like, (..., S, d)
         With "cross", a query (m, d) is one of m tokens, and keys may be (S, t, d) or a list of (t, d): tokens of each.
-    attention_type : str, default "scaled_dot"
-        A name or alias from `attention_types`.
+    attention_type : str or Attention, default "scaled_dot"
+        A name or alias from `attention_types`, or a mechanism.
     mask : array_like, broadcastable to (..., L, S), optional
         Boolean: True attends. Float: added to the logits. A query that may attend to nothing has zero weights.
     max_keys : int, default 100,000
@@ -172,19 +188,22 @@ def attention_scores(
     >>> ab.attention_scores([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]).round(2)
     array([0.67, 0.33], dtype=float32)
     """
+    if isinstance(attention_type, CachedAttention):
+        weights = attention_type.through(attention_scores, query, keys, mask=mask, max_keys=max_keys, **options)
+        return cast(Float, weights)
     mechanism, batch = _checked(attention_type, options, query, keys, None, mask, max_keys)
     return batch.restore(mechanism._all_weights(batch))
 
 
-def attention_score(query: Any, key: Any, attention_type: str = "scaled_dot", **options: Any) -> float:
+def attention_score(query: Any, key: Any, attention_type: str | Attention = "scaled_dot", **options: Any) -> float:
     """Return the logit of one pair; the same number as `attention_logits` gives it among others.
 
     Parameters
     ----------
     query, key : array_like, (d,)
         With "cross", (t, d) too: token vectors.
-    attention_type : str, default "scaled_dot"
-        A name or alias from `attention_types`; a pairwise one.
+    attention_type : str or Attention, default "scaled_dot"
+        A name or alias from `attention_types`, or a mechanism; a pairwise one.
     **options : object
         Options of the type, as `attention_types` lists them; for scaled_dot: scale (default 1/sqrt(d)).
 
@@ -268,7 +287,7 @@ def attention(
     keys: Any,
     values: Any,
     /,  # poincare has an option named values
-    attention_type: str = "scaled_dot",
+    attention_type: str | Attention = "scaled_dot",
     *,
     mask: Any = None,
     max_keys: int = MAX_KEYS,
@@ -283,8 +302,8 @@ def attention(
     keys : array_like, (..., S, d)
         With "cross", a query (m, d) is one of m tokens, and keys may be (S, t, d) or a list of (t, d): tokens of each.
     values : array_like, (..., S, dv)
-    attention_type : str, default "scaled_dot"
-        A name or alias from `attention_types`.
+    attention_type : str or Attention, default "scaled_dot"
+        A name or alias from `attention_types`, or a mechanism.
     mask : array_like, broadcastable to (..., L, S), optional
         Boolean: True attends. Float: added to the logits. A query that may attend to nothing has zero output.
     max_keys : int, default 100,000
@@ -311,6 +330,9 @@ def attention(
         output = _plainly(attention_type, options, query, keys, values, max_keys)
         if output is not None:
             return output
+    if isinstance(attention_type, CachedAttention):
+        output = attention_type.through(attention, query, keys, values, mask=mask, max_keys=max_keys, **options)
+        return cast(Float, output)
     require_given(values, "values")
     mechanism, batch = _checked(attention_type, options, query, keys, values, mask, max_keys)
     return batch.restore(mechanism._attend(batch).output)

@@ -23,6 +23,9 @@ Float = npt.NDArray[np.floating[Any]]
 
 _FLOAT32 = np.dtype(np.float32)
 
+# Of more numbers no array of flags is made.
+_LARGE = 1 << 14
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional package, or say which extra brings it."""
@@ -105,14 +108,15 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
         if gaps:
             at = ", ".join(map(str, gaps[0]))
             raise InvalidInputError(f"{name} must be real numbers: position {at} is None (NULL); fill or drop it")
-        raise InvalidInputError(
-            f"{name} must be real numbers, got dtype {array.dtype}; convert with .astype('float32')"
-        )
+        if array.ndim == 0 and array.dtype.kind in "US":
+            raise InvalidInputError(f"{name} must be real numbers, got a text: {array.item()!r:.60}")
+        how = ".astype('float32')" if hasattr(value, "astype") else "float() of each"
+        raise InvalidInputError(f"{name} must be real numbers, got dtype {array.dtype}; convert with {how}")
     if keep_float64 and array.dtype.kind == "f" and array.dtype.itemsize == 8 and isinstance(value, np.ndarray):
         return kernel_ready(array.astype(np.float64, copy=False))  # in this machine's byte order
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32, copy=False)
-    if array.dtype.itemsize > 4 and not np.isfinite(narrow).all():
+    if array.dtype.itemsize > 4 and not all_finite(narrow):
         beyond = np.argwhere(np.isfinite(array) & ~np.isfinite(narrow))
         if len(beyond):
             at = f"row {beyond[0][0]}" if array.ndim else "the value"
@@ -120,12 +124,23 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
     return kernel_ready(narrow)
 
 
+def all_finite(array: npt.NDArray[Any]) -> bool:
+    """Return whether there is neither NaN nor infinity; of large arrays no copy is made."""
+    if array.size < _LARGE:
+        return bool(np.isfinite(array).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        if array.flags.c_contiguous and array.dtype in (np.float32, np.float64):
+            flat = array.reshape(-1)
+            if math.isfinite(np.dot(flat, flat)):  # most often one pass says so
+                return True
+        return bool(array.min() > -np.inf and array.max() < np.inf)
+
+
 def require_finite(array: np.ndarray, name: str) -> None:
     """Refuse NaN and infinity, naming the row."""
-    finite = np.isfinite(array)
-    if finite.all():
+    if all_finite(array):
         return
-    where = np.argwhere(~finite)[0]
+    where = np.argwhere(~np.isfinite(array))[0]
     at = f"row {where[0]}, column {where[1]}" if array.ndim == 2 else f"position {where[0]}"
     raise InvalidInputError(
         f"{name} must be finite: {at} is {array[tuple(where)]}; drop it, or replace it with np.nan_to_num"

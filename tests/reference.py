@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from attnbridge import kernels
+from attnbridge.kernels.dot import FLOAT32_LIMIT
+from attnbridge.kernels.graph import HEADS
 from attnbridge.kernels.tile import LANES
 from attnbridge.reference import TYPES as TYPES  # that of the attention types is installed, for `attnbridge test`
 from attnbridge.reference import truth as truth
@@ -185,9 +187,26 @@ def attend_pairs(
         drop(shares, rate, draw, problem, first, 0)
     if weights.size:
         seen = indices < rows + first + reach
-        weights[rows[seen], indices[seen]] = shares[rows[seen], indices[seen]]
+        weights[seen] = shares[rows[seen], indices[seen]]
     out[:] = shares @ as_float64(values)
     return -1
+
+
+def segment_sum(indptr: Array, sources: Array, weights: Array, rows: Array, out: Array) -> None:
+    """Fill out with each segment's weighted sum of rows, by slices."""
+    for i in range(len(out)):
+        own = slice(indptr[i], indptr[i + 1])
+        out[i] = (weights[own, None] * as_float64(rows)[sources[own]]).sum(axis=0)
+
+
+def segment_max(indptr: Array, sources: Array, rows: Array, out: Array, shares: Array) -> None:
+    """Fill out with each segment's largest of each column, 0 of none, and shares with how many are an entry's."""
+    shares[:] = 0.0
+    for i in range(len(out)):
+        own = rows[sources[indptr[i] : indptr[i + 1]]]
+        out[i] = own.max(axis=0) if len(own) else 0.0
+        for winner in own.argmax(axis=0) if len(own) else ():
+            shares[indptr[i] + winner] += 1.0 / rows.shape[1]
 
 
 def attend(
@@ -456,6 +475,139 @@ def gatv2(
     out[:] = scale * np.where(hidden < 0.0, negative_slope * hidden, hidden) @ a.astype(np.float64)
 
 
+def edge_logits(queries: Array, keys: Array, indptr: Array, indices: Array, scale: float, out: Array) -> None:
+    """Fill out with the scaled products of each node and those that its entries name."""
+    targets = np.repeat(np.arange(len(queries)), np.diff(indptr))
+    out[:] = scale * (queries[targets].astype(np.float64) * keys[indices]).sum(axis=1)
+
+
+def group_edges(source: Array, target: Array, indptr: Array, sources: Array, numbers: Array) -> None:
+    """Fill indptr, sources and numbers by a stable sort."""
+    numbers[:] = np.argsort(target, kind="stable")
+    sources[:] = source[numbers]
+    indptr[:] = np.concatenate([[0], np.cumsum(np.bincount(target, minlength=len(indptr) - 1))])
+
+
+def turned_dots(
+    query: Array,
+    key: Array,
+    heads: int,
+    cosine: Array,
+    sine: Array,
+    turns: Array,
+    scale: float,
+    limit: float,
+    out: Array,
+) -> int:
+    """Fill out by complex numbers: a pair of columns is one, a turn another of length 1; return how many are beyond."""
+    left, right = (
+        rows.astype(np.float64).reshape(len(rows), heads, -1).view(np.complex128).swapaxes(0, 1)
+        for rows in (query, key)
+    )
+    phases = (cosine + 1j * sine)[turns]  # (L, S, d / 2)
+    out[:] = scale * np.einsum("hic,ijc,hjc->hij", left.conj(), phases, right).real
+    out[:, turns < 0] = -np.inf
+    return int((np.abs(out[:, turns >= 0]) > limit).sum())
+
+
+def _attend_edges(
+    indptr: Array,
+    sources: Array,
+    numbers: Array,
+    loops: int,
+    logit: Callable[[int, int, int], Array],
+    rows: Array,
+    log_weight: Array,
+    first: int,
+    stop: int,
+    out: Array,
+    coefficients: Array,
+) -> int:
+    """Fill out and coefficients node by node from the logits (H,) of node, source and edge; return how many are odd."""
+    heads, odd = coefficients.shape[1], 0
+    limit = FLOAT32_LIMIT if rows.dtype == np.float32 else 1e300
+    for i in range(first, stop):
+        entries = range(indptr[i], indptr[i + 1])
+        edges = [(sources[p], numbers[p]) for p in entries if loops < 0 or sources[p] != i]
+        coefficients[[numbers[p] for p in entries]] = 0.0
+        edges += [(i, loops + i)] if loops >= 0 else []
+        out[i] = 0.0
+        if not edges:
+            continue
+        logits = np.array([logit(i, s, e) for s, e in edges])
+        odd += bool((np.abs(logits) > limit).any())
+        if log_weight.size:
+            logits += log_weight[[e for _, e in edges]][:, None]
+        shares = np.exp(logits - np.logaddexp.reduce(logits, axis=0))
+        messages = rows[[s for s, _ in edges]].astype(np.float64).reshape(len(edges), heads, -1)
+        coefficients[[e for _, e in edges]] = shares
+        out[i] = (shares[:, :, None] * messages).sum(axis=0).reshape(-1)
+    return odd
+
+
+def gat_forward(
+    indptr: Array,
+    sources: Array,
+    numbers: Array,
+    loops: int,
+    projected: Array,
+    along: Array,
+    log_weight: Array,
+    negative_slope: float,
+    bias: Array,
+    first: int,
+    stop: int,
+    out: Array,
+    coefficients: Array,
+) -> int:
+    """Fill out and coefficients from LeakyReLU(u[source] + v[node] + along[edge])."""
+    heads, columns = coefficients.shape[1], out.shape[1]
+    wide = projected.astype(np.float64)
+    near, far = wide[:, columns:][:, :heads], wide[:, (columns + wide.shape[1]) // 2 :][:, :heads]
+
+    def logit(i: int, s: int, e: int) -> Array:
+        x = near[s] + far[i] + (along[e, :heads] if along.size else 0.0)
+        return np.where(x < 0.0, negative_slope * x, x)
+
+    edges = indptr, sources, numbers, loops
+    rows = projected[:, :columns]
+    found = _attend_edges(*edges, logit, rows, log_weight, first, stop, out, coefficients)
+    out[first:stop] += bias
+    return found
+
+
+def gatv2_forward(
+    indptr: Array,
+    sources: Array,
+    numbers: Array,
+    loops: int,
+    left: Array,
+    right: Array,
+    attributes: Array,
+    edge_matrix: Array,
+    log_weight: Array,
+    a: Array,
+    negative_slope: float,
+    bias: Array,
+    first: int,
+    stop: int,
+    out: Array,
+    coefficients: Array,
+) -> int:
+    """Fill out and coefficients from a . LeakyReLU(l[source] + r[node] + b[edge] M)."""
+
+    def logit(i: int, s: int, e: int) -> Array:
+        x = left[s].astype(np.float64) + right[i]
+        if attributes.size:
+            x += attributes[e].astype(np.float64) @ edge_matrix
+        return (a * np.where(x < 0.0, negative_slope * x, x)).reshape(coefficients.shape[1], -1).sum(axis=1)
+
+    edges = indptr, sources, numbers, loops
+    found = _attend_edges(*edges, logit, left, log_weight, first, stop, out, coefficients)
+    out[first:stop] += bias
+    return found
+
+
 def to_int8(rows: Array, codes: Array, steps: Array) -> None:
     """Fill codes with the rows over their steps, rounded, and steps with the 127th of the largest value."""
     for i, row in enumerate(rows.astype(np.float64)):
@@ -703,9 +855,27 @@ def _attend_pairs(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     values = rng.standard_normal((case.n, 3)).astype(kind)
     some = bias, 1, case.n // 2, case.d**-0.5, 0.3, int(rng.integers(2**63)), 2
     rest = some if case.gathered else (np.empty(0), 0, case.n, case.d**-0.5, 0.0, 0, 0)
-    shape = (case.b, case.n) if case.gathered else (0, 0)
-    out, weights = np.full((case.b, 3), np.nan, kind), np.zeros(shape, kind)
+    out, weights = np.full((case.b, 3), np.nan, kind), np.zeros(len(indices) if case.gathered else 0, kind)
     return queries, keys, values, indptr, indices, *rest, out, weights, np.full(case.b, np.nan)
+
+
+def _segments(rng: np.random.Generator, case: Case) -> tuple[Array, Array, Array, Array]:
+    """Segments of all lengths over rows, an entry several times among them, and room for the output."""
+    counts = np.append(rng.integers(0, 4, case.b), [0, case.n])
+    indptr = np.append(0, np.cumsum(counts))
+    rows = _gaussian(rng, case)
+    rows[-1] = rows[0]
+    return indptr, rng.integers(0, case.n, indptr[-1]), rows, np.full((len(counts), case.d), np.nan, rows.dtype)
+
+
+def _segment_sum(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    indptr, sources, rows, out = _segments(rng, case)
+    return indptr, sources, rng.standard_normal(len(sources)), rows, out
+
+
+def _segment_max(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    indptr, sources, rows, out = _segments(rng, case)
+    return indptr, sources, rows, out, np.full(len(sources), np.nan)
 
 
 def _attend(rng: np.random.Generator, case: Case, lanes: int) -> tuple[Any, ...]:
@@ -868,6 +1038,79 @@ def _gatv2(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return query, _gaussian(rng, case), edges, a, 0.2, case.d**-0.5, np.empty(case.n)
 
 
+def _turned_dots(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Few distances and more than there are keys, some of them of no pair; heads of few columns and of many."""
+    kind, half, heads = _precision(case), case.d % 40 + 1, (1, 3, 8)[case.n % 3]
+    queries, count = (case.n + 2) % 13 + 1, 3 if case.d % 2 else case.n + 5
+    query, key = (rng.standard_normal((rows, heads * 2 * half)).astype(kind) for rows in (queries, case.n))
+    angles = rng.standard_normal((count, half))
+    turns = rng.integers(-1, count, (queries, case.n))
+    return (
+        query,
+        key,
+        heads,
+        np.cos(angles),
+        np.sin(angles),
+        turns,
+        half**-0.5,
+        1.0,
+        np.empty((heads, *turns.shape), kind),
+    )
+
+
+def _group_edges(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Fewer nodes than edges, or more; the last ones without edges."""
+    nodes = case.d + 2
+    source, target = rng.integers(0, case.d, (2, case.n))
+    return source, target, np.full(nodes + 1, -7), np.full(case.n, -7), np.full(case.n, -7)
+
+
+def _in_edges(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Edges between a few nodes with loops, parallel ones and one of 600; how many there are and the added loops."""
+    nodes = 7
+    source, target, indptr, sources, numbers = _group_edges(rng, case._replace(d=nodes - 2))
+    if case.n > 100:
+        target[: case.n // 2] = 3
+    group_edges(source, target, indptr, sources, numbers)
+    loops = case.n if case.gathered else -1
+    rows = case.n + nodes * case.gathered
+    log_weight = rng.standard_normal(rows) if case.d % 2 else np.empty(0)
+    return nodes, (indptr, sources, numbers, loops), rows, log_weight
+
+
+def _edge_logits(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    nodes, (indptr, sources, _, _), _, _ = _in_edges(rng, case)
+    queries, keys = rng.standard_normal((2, nodes, case.d)).astype(_precision(case))
+    return queries, keys, indptr, sources.astype(np.int32), case.d**-0.5, np.zeros(case.n)
+
+
+def _gat_forward(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    """Heads below, at and above a multiple of HEADS; all nodes, or some."""
+    kind, width, heads = _precision(case), case.d % 40 + 1, (1, 3, 8, 9, 16)[case.n % 5]
+    nodes, edges, rows, log_weight = _in_edges(rng, case)
+    padded = -(-heads // HEADS) * HEADS
+    projected = rng.standard_normal((nodes, heads * width + 2 * padded)).astype(kind)
+    along = rng.standard_normal((rows, padded)).astype(kind) if case.d % 3 else np.empty((0, 0), kind)
+    part = (1, nodes - 1) if case.d % 2 else (0, nodes)
+    out, coefficients = np.zeros((nodes, heads * width), kind), np.zeros((rows, heads), kind)
+    bias = rng.standard_normal(heads * width).astype(kind)
+    return *edges, projected, along, log_weight, 0.2, bias, *part, out, coefficients
+
+
+def _gatv2_forward(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
+    kind, width, heads = _precision(case), case.d % 40 + 1, (1, 3, 8, 9, 16)[case.n % 5]
+    nodes, edges, rows, log_weight = _in_edges(rng, case)
+    left, right = rng.standard_normal((2, nodes, heads * width)).astype(kind)
+    size = 2 if case.d % 3 else 0
+    attributes = rng.standard_normal((rows if size else 0, size)).astype(kind)
+    matrix, a = (rng.standard_normal(shape).astype(kind) for shape in ((size, heads * width), heads * width))
+    a /= kind(width**0.5)
+    part = (1, nodes - 1) if case.d % 2 else (0, nodes)
+    out, coefficients = np.zeros((nodes, heads * width), kind), np.zeros((rows, heads), kind)
+    bias = rng.standard_normal(heads * width).astype(kind)
+    return *edges, left, right, attributes, matrix, log_weight, a, 0.2, bias, *part, out, coefficients
+
+
 def _to_int8(rng: np.random.Generator, case: Case) -> tuple[Any, ...]:
     return _gaussian(rng, case), np.full((case.n, case.d), -7, np.int8), np.empty(case.n)
 
@@ -902,6 +1145,8 @@ KERNELS = {
     "attend_pairs": Kernel(
         kernels.attend_pairs, attend_pairs, _attend_pairs, kinds=("float32", "float64"), gathers=True, float32=True
     ),
+    "segment_sum": Kernel(kernels.segment_sum, segment_sum, _segment_sum, kinds=("float32", "float64"), float32=True),
+    "segment_max": Kernel(kernels.segment_max, segment_max, _segment_max, kinds=("float32", "float64")),
     "attend_few": Kernel(
         kernels.attend_few,
         partial(attend, 1),
@@ -933,6 +1178,15 @@ KERNELS = {
         kernels.linear_attention, linear_attention, _linear_attention, kinds=("float32", "float64"), gathers=True
     ),
     "gatv2": Kernel(kernels.gatv2, gatv2, _gatv2, kinds=("float32", "float64"), gathers=True, float32=True),
+    "turned_dots": Kernel(kernels.turned_dots, turned_dots, _turned_dots, kinds=("float32", "float64"), float32=True),
+    "group_edges": Kernel(kernels.group_edges, group_edges, _group_edges, kinds=("float64",)),
+    "edge_logits": Kernel(kernels.edge_logits, edge_logits, _edge_logits, kinds=("float32", "float64"), float32=True),
+    "gat_forward": Kernel(
+        kernels.gat_forward, gat_forward, _gat_forward, kinds=("float32", "float64"), gathers=True, float32=True
+    ),
+    "gatv2_forward": Kernel(
+        kernels.gatv2_forward, gatv2_forward, _gatv2_forward, kinds=("float32", "float64"), gathers=True, float32=True
+    ),
     "to_int8": Kernel(kernels.to_int8, to_int8, _to_int8, kinds=("float32",)),
     "exact_top_k_each": Kernel(
         kernels.exact_top_k_each, exact_top_k_each, _exact_top_k_each, terms=True, ranks=True, difference=True

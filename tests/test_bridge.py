@@ -299,6 +299,7 @@ def test_config_and_repr():
         "model": None,
         "frozen": False,
         "fallback": None,
+        "cache": None,
     }
     assert repr(bridge) == ("AttentionVectorBridge(0 rows, dim=5, metric='l2', attention='scaled_dot', index='hnsw')")
     bridge.config["options"]["scale"] = 7.0  # a copy

@@ -1,7 +1,9 @@
 """`attnbridge sql`: results in every format, and errors as the Python API says them."""
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 
 import attnbridge as ab
 import attnbridge.cli as command_line
+from attnbridge.cli.sql import _interruptible
 
 ROWS, DIM = 30, 5
 
@@ -413,6 +416,33 @@ def test_ctrl_c_ends_with_130(where, threads, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_within_a_callback_of_ctypes_is_raised_at_the_end(monkeypatch):
+    said = []
+
+    def hook(told):
+        said.append(told.exc_type)
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    interrupted = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    wrong = ctypes.CFUNCTYPE(None)(lambda: 1 / 0)
+
+    def work():
+        with duckdb.connect() as con, _interruptible(con):
+            wrong()
+            interrupted()  # as where Numba loads a kernel
+            assert con.execute("SELECT 1").fetchone() == (1,)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert said == [ZeroDivisionError]
+    assert sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])

@@ -391,7 +391,7 @@ def test_flash_does_not_make_weights(rng):
 
 @pytest.mark.parametrize("cls", [ab.ScaledDotProductAttention, ab.FlashAttention, ab.SlidingWindowAttention])
 def test_config_makes_an_equal_mechanism(cls):
-    mechanism = cls(scale=0.5, dropout=0.25, causal=True, d_model=4, max_seq_len=9)
+    mechanism = cls(scale=0.5, dropout=0.25, causal=True, d_model=4, max_seq_len=9, eps=0.5)
     assert cls(**json.loads(json.dumps(mechanism.config))).config == mechanism.config
     config = ab.AttentionConfig(d_model=6, num_heads=2, dropout=0.2, scale=0.7, max_seq_len=5, causal=True)
     assert cls.from_config(config).config == mechanism.config | {
@@ -399,6 +399,7 @@ def test_config_makes_an_equal_mechanism(cls):
         "dropout": 0.2,
         "d_model": 6,
         "max_seq_len": 5,
+        "eps": 0.0,
     }
 
 
@@ -507,3 +508,37 @@ def test_rows_of_the_registry():
         None,
     )
     assert sliding.options["window"].default == 128
+
+
+@pytest.mark.parametrize("cls", [ab.ScaledDotProductAttention, ab.FlashAttention, ab.MultiHeadAttention])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("eps", [1e-6, 1.0, 30.0])
+def test_eps_is_added_to_the_denominators(cls, masked, eps, rng):
+    plain, made = (
+        cls(6, 2, projections=False, eps=e) if cls is ab.MultiHeadAttention else cls(eps=e, scale=0.5)
+        for e in (0.0, eps)
+    )
+    q, k, v = rng.standard_normal((4, 6)), rng.standard_normal((5, 6)), rng.standard_normal((5, 4))
+    mask = np.ones((4, 5), bool)
+    mask[0], mask[2, 1:] = False, False
+    for given in (mask, ab.SparseMask.from_dense(mask)) if masked else (None,):
+        heads = 2 if cls is ab.MultiHeadAttention else 1
+        want, shares = np.zeros((4, 4)), np.zeros((4, 5))
+        for h in range(heads):
+            part, values = slice(h * 6 // heads, (h + 1) * 6 // heads), slice(h * 4 // heads, (h + 1) * 4 // heads)
+            scale = 3**-0.5 if heads == 2 else 0.5
+            up = np.exp(scale * q[:, part] @ k[:, part].T) * (mask if masked else 1.0)
+            share = up / (up.sum(axis=1, keepdims=True) + eps)
+            shares += share / heads
+            want[:, values] = share @ v[:, values]
+        found = made.forward(q, k, v, given, need_context=True)
+        np.testing.assert_allclose(found.output, want, atol=1e-12)
+        np.testing.assert_allclose(made.weights(q, k, given), shares, atol=1e-12)
+        if cls is not ab.FlashAttention:
+            found = made.forward(q, k, v, given, need_weights=True)
+            np.testing.assert_allclose(found.weights, shares, atol=1e-12)
+        if cls is ab.ScaledDotProductAttention:
+            logits = made.logits(q, k, given)
+            total = made.forward(q, k, v, given, need_context=True).context.logsumexp
+            np.testing.assert_allclose(np.exp(logits[1:] - total[1:, None]), shares[1:], atol=1e-12)
+    assert np.abs(plain.forward(q, k, v).output - made.forward(q, k, v).output).max() > eps * 1e-3 / (1 + eps)

@@ -242,7 +242,7 @@ def test_arrays_are_the_graph(graph):
     ag = ab.AttentionGraph(graph)
     nodes, keyed = list(graph), {"keys": True} if graph.is_multigraph() else {}
     edges = list(graph.edges(**keyed))
-    assert ag.nodes == nodes
+    assert list(ag.nodes) == nodes
     assert [ag.position(node) for node in nodes] == list(range(len(nodes)))
     assert ag.graph is graph
     for number, edge in enumerate(edges):
@@ -370,7 +370,7 @@ def test_changed_nodes_and_edges_are_seen(kind, change):
     ag = ab.AttentionGraph(graph)
     ag.k_hop("a", 5)
     CHANGES[change](graph)
-    assert ag.nodes == list(graph)
+    assert list(ag.nodes) == list(graph)
     within = nx.single_source_shortest_path_length(graph, "a")
     assert {hit.node: hit.hop for hit in ag.k_hop("a", 5)} == within
     assert len(ag.topology.ends[0]) == graph.number_of_edges()
@@ -455,6 +455,144 @@ def test_results_stay_what_they_were():
     walked = hits.to_subgraph()
     assert walked.nodes["b"].keys() == {"score", "hop"}
     assert walked.edges["a", "b"].keys() == {"attention"}
+
+
+def some_hidden(graph):
+    """Return views of a graph whose edges a filter hides: all between two nodes, or some of parallel ones."""
+    kept = [("a", "b", 0), ("c", "d", 0)] if graph.is_multigraph() else [("a", "b"), ("c", "d")]
+    yield graph.edge_subgraph(kept)
+    yield nx.subgraph_view(graph, filter_edge=lambda u, v, key=0: {u, v} != {"b", "c"} and key != 1)
+    yield nx.subgraph_view(graph, filter_edge=lambda u, v, key=0: False)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@every_class
+def test_views_that_hide_edges_are_as_their_copies(kind, direction):
+    graph = kind()
+    graph.add_nodes_from((node, {"embedding": row}) for node, row in zip("abcd", np.eye(4) + 0.1, strict=True))
+    graph.add_edges_from(["ab", "bc", "ca", "cd", "aa", "ab", "ba", "aa"])
+    for view in some_hidden(graph):
+        ag, own = ab.AttentionGraph(view), ab.AttentionGraph(view.copy())
+        query, pattern = np.arange(4.0), "MATCH (a)-[r]->(b) RETURN a, r, b"
+        assert ag.topology.named(np.arange(ag.topology.count)) == list(view.edges)
+        assert ag.k_hop("a", 2, query, direction=direction)[:] == own.k_hop("a", 2, query, direction=direction)[:]
+        assert ag.match(pattern).records == own.match(pattern).records
+        for mine, copied in zip(ag.forward(direction=direction), own.forward(direction=direction), strict=True):
+            np.testing.assert_array_equal(mine, copied, strict=True)
+
+
+@pytest.mark.parametrize("kind", [nx.Graph, nx.MultiGraph])
+def test_a_filter_that_sees_an_edge_from_one_end_only_is_refused(kind):
+    view = nx.subgraph_view(small(kind), filter_edge=lambda u, v, key=0: u < v)
+    with pytest.raises(ab.GraphStructureError, match=r"edges of an undirected graph must be seen from both ends"):
+        ab.AttentionGraph(view).k_hop("a")
+
+
+@every_class
+def test_a_graph_that_changes_while_it_is_read_is_told_of(kind):
+    graph = small(kind)
+
+    class Adding:
+        """A node whose hash is asked while the adjacency is gone through: another thread, as it were."""
+
+        def __hash__(self):
+            if armed:
+                graph.add_edge("d", len(graph))
+            return 5
+
+    armed = []
+    graph.add_node(Adding(), embedding=np.ones(4))
+    for node in "ad":
+        graph.add_edge(node, next(n for n in graph if isinstance(n, Adding)))
+    ag = ab.AttentionGraph(graph)
+    armed.append(True)
+    with pytest.raises(ab.GraphStructureError, match="G must not change during a call, it changed while it was read"):
+        ag.k_hop("a")
+
+
+@every_class
+def test_a_graph_that_changes_between_two_passes_over_it_is_told_of(kind):
+    graph = small(kind)
+    edge = next(iter(graph.edges))
+
+    class Removing:
+        """A node whose hash is asked when degrees have been counted: another thread, as it were."""
+
+        def __hash__(self):
+            if armed:
+                armed.clear()
+                graph.remove_edge(*edge)
+            return 5
+
+    armed = []
+    graph.add_node(Removing(), embedding=np.ones(4))
+    ag = ab.AttentionGraph(graph)
+    armed.append(True)
+    with pytest.raises(ab.GraphStructureError, match="G must not change during a call, it changed while it was read"):
+        ag.k_hop("a")
+    assert ag.topology.count == graph.number_of_edges()  # what was read is not kept
+
+
+@every_class
+def test_no_walk_is_over_half_of_a_graph_before_and_half_after_a_change(kind):
+    graph = small(kind)
+
+    class Moving:
+        """A node whose hash is asked when degrees have been counted: another thread, as it were."""
+
+        def __hash__(self):
+            if armed:
+                armed.clear()
+                graph.remove_edge("a", "b")
+                graph.add_edge("c", "d")  # as many edges as before
+            return 5
+
+    armed = []
+    graph.add_node(Moving(), embedding=np.ones(4))
+    ag = ab.AttentionGraph(graph)
+    armed.append(True)
+    assert set(ag.neighborhood("a").nodes) == {"d"}
+    assert ag.topology.named(np.arange(ag.topology.count)) == list(graph.edges)
+
+
+@every_class
+def test_a_node_that_goes_during_a_call_is_told_of(kind):
+    graph = small(kind)
+    ag = ab.AttentionGraph(graph)
+
+    def removing(node):
+        if "d" in graph:
+            graph.remove_node("d")
+        return True
+
+    with pytest.raises(ab.GraphStructureError, match=r"G must not change during a call, node 'd' is gone; lock it, or"):
+        ag.traverse(np.ones(4), "a", max_hops=5, beam_width=9, direction="both", node_filter=removing)
+    data = graph_data.NetworkxData(graph, "embedding", None, "raise")
+    topology = data.topology()
+    graph.remove_node("a")
+    with pytest.raises(ab.GraphStructureError, match=r"G must not change during a call, node 'a' is gone"):
+        data.vector(topology, topology.position("a"))
+
+
+def test_a_views_filter_may_raise_a_key_error():
+    view = nx.subgraph_view(small(), filter_node=lambda node: {"a": 1, "b": 1, "c": 1}[node] > 0 if armed else True)
+    armed = []
+    ag = ab.AttentionGraph(view)
+    armed.append(True)
+    with pytest.raises(KeyError, match="d"):
+        ag.k_hop("a")
+
+
+def test_other_errors_of_a_views_filter_come_through():
+    def broken(node):
+        raise RuntimeError("no such table")
+
+    view = nx.subgraph_view(small(), filter_node=lambda node: not armed or broken(node))
+    armed = []
+    ag = ab.AttentionGraph(view)
+    armed.append(True)
+    with pytest.raises(RuntimeError, match="no such table"):
+        ag.k_hop("a")
 
 
 def test_threads_walk_alike(rng):
@@ -588,7 +726,7 @@ def test_missing_embeddings_are_zero():
             r"embedding of node 'b' must be one vector \(d,\), got shape \(1, 4\)",
         ),
         ([], ab.DimensionMismatchError, "embedding of node 'b' must not be empty"),
-        ("text", ab.InvalidInputError, "embedding of node 'b' must be real numbers"),
+        ("text", ab.InvalidInputError, "embedding of node 'b' must be real numbers, got a text: 'text'$"),
         ([1.0, "x", 2.0, 3.0], ab.InvalidInputError, "embedding of node 'b' must be real numbers"),
         ([1.0, None, 2.0, 3.0], ab.InvalidInputError, "embedding of node 'b' must be real numbers: position 1 is None"),
         (
@@ -671,7 +809,7 @@ def test_options_that_cannot_be(options, message):
 @pytest.mark.parametrize(
     ("query", "error", "message"),
     [
-        ([1.0, 2.0], ab.DimensionMismatchError, "embedding of node '.' must have dimension 2 as the query has, got 4"),
+        ([1.0, 2.0], ab.DimensionMismatchError, "query must have dimension 4 as the embeddings have, got 2"),
         ([[1.0] * 4], ab.DimensionMismatchError, r"query must be one vector \(d,\)"),
         ([1.0, math.nan, 0.0, 0.0], ab.InvalidInputError, "query must be finite: position 1"),
         ("north", ab.InvalidInputError, "query must be real numbers"),
@@ -683,7 +821,7 @@ def test_bad_queries(query, error, message):
         with pytest.raises(error, match=message):
             call()
     arrays = ab.AttentionGraph.from_arrays([[0], [1]], np.eye(4))
-    if "node" in message:
+    if "dimension" in message:
         message = "query must have dimension 4 as X has, got 2"
     with pytest.raises(error, match=message):
         arrays.k_hop(0, query=query)
@@ -709,8 +847,11 @@ def test_graphs_that_cannot_be():
         ab.InvalidInputError, match=r"G must be a networkx graph, got list; arrays go into AttentionGraph.from"
     ):
         ab.AttentionGraph([("a", "b")])
-    for missing in ("skip", "zero"):
-        with pytest.raises(ab.GraphStructureError, match="G must have a node with attribute 'embedding', got none"):
+    for missing in ("raise", "zero"):
+        with pytest.raises(
+            ab.GraphStructureError,
+            match="no node has an embedding, attribute 'embedding': set it, or pass missing='skip' to match patterns",
+        ):
             ab.AttentionGraph(nx.path_graph(3), missing=missing)
     with pytest.raises(ab.InvalidConfigError, match="missing must be one of raise, skip, zero; got 'guess'"):
         ab.AttentionGraph(small(), missing="guess")
@@ -718,6 +859,72 @@ def test_graphs_that_cannot_be():
         ab.AttentionGraph(small(), attention="nothing")
     with pytest.raises(ab.InvalidConfigError, match="gat has no option 'heads'"):
         ab.AttentionGraph(small(), heads=3)
+
+
+@every_class
+def test_patterns_are_found_where_no_node_has_an_embedding(kind):
+    graph = kind([(1, 2), (2, 3)])
+    ag = ab.AttentionGraph(graph, missing="skip")
+    pattern = "MATCH (a)-->(b) WHERE id(a) = 2 RETURN a, b"
+    bare = ag.match(pattern)
+    nx.set_node_attributes(graph, [1.0, 0.0], "embedding")
+    assert bare.records == ab.AttentionGraph(graph).match(pattern).records != []
+    assert bare.explain().count("start at 2") == len(bare)
+    assert ag.neighborhood(2).nodes[-1] == 3  # as they are now
+    nx.set_node_attributes(graph, None, "embedding")
+    bridge = ab.AttentionVectorBridge(dim=2, index="exact")
+    bridge.add([[1.0, 0.0]], ids=[1])
+    query = [1.0, 0.0]
+    for call in (
+        lambda: ag.neighborhood(1),
+        lambda: ag.neighborhood(1, query),
+        lambda: ag.k_hop(1),
+        lambda: ag.k_hop(1, query=query),
+        lambda: ag.traverse(query),
+        lambda: ag.traverse(query, 1),
+        lambda: ag.match(pattern, query),
+        lambda: ag.logits(query, [0]),
+        lambda: ag.search(bridge, query),
+        lambda: ag.pagerank(query),
+        ag.embed,
+        lambda: ag.embed(1),
+        ag.forward,
+    ):
+        with pytest.raises(ab.GraphStructureError, match=r"^no node has an embedding, attribute 'embedding': set it$"):
+            call()
+
+
+@pytest.mark.parametrize("missing", ["raise", "skip", "zero"])
+def test_a_query_of_another_length_than_all_embeddings_is_at_fault(missing):
+    graph = small()
+    if missing != "raise":
+        del graph.nodes["d"]["embedding"]
+    ag, query = ab.AttentionGraph(graph, missing=missing), np.ones(3)
+    every = (
+        lambda: ag.k_hop("a", query=query),
+        lambda: ag.traverse(query),
+        lambda: ag.match("MATCH (a) RETURN a", query),
+    )
+    for call in every:
+        with pytest.raises(
+            ab.DimensionMismatchError, match=r"^query must have dimension 4 as the embeddings have, got 3$"
+        ):
+            call()
+    graph.nodes["b"]["embedding"] = [1.0, 2.0, 3.0]  # then it may be the query's length that is meant
+    for call in every:
+        with pytest.raises(
+            ab.DimensionMismatchError, match=r"^embedding of node 'a' must have dimension 3 as the query has, got 4$"
+        ):
+            call()
+
+
+def test_a_start_that_is_skipped_is_no_hit():
+    ag = ab.AttentionGraph(gaps(), missing="skip")
+    hits = ag.k_hop("b", 1, [1.0, 0.0])
+    assert "b" not in hits.nodes
+    assert len(hits)
+    assert all(hit.path[0] == "b" for hit in hits)
+    assert "unless it has no embedding and is skipped" in ab.AttentionGraph.k_hop.__doc__
 
 
 @pytest.mark.parametrize(
@@ -786,6 +993,34 @@ def test_numbers_of_edges_that_are_not_there():
     for number in (3, -1):
         with pytest.raises(ab.InvalidConfigError, match=r"number must be 0 to 2, got (3|-1)"):
             ag.edge(number)
+    for number in (1.5, "1", None):
+        with pytest.raises(ab.InvalidConfigError, match=r"number must be a whole number, 0 to 2, got (1.5|'1'|None)"):
+            ag.edge(number)
+    assert ag.edge(np.int64(1)) == ag.edge(1)
+    graph = nx.Graph()
+    graph.add_node("a", embedding=[1.0])
+    with pytest.raises(ab.InvalidConfigError, match="number must be that of an edge, the graph has none; got 0"):
+        ab.AttentionGraph(graph).edge(0)
+
+
+@pytest.mark.parametrize("kind", [nx.MultiGraph, nx.MultiDiGraph])
+def test_weights_whose_sum_is_beyond_float64(kind):
+    graph = kind()
+    graph.add_nodes_from((node, {"embedding": [1.0, 0.0]}) for node in "abcd")
+    graph.add_weighted_edges_from([("a", "b", 1e308)] * 2 + [("a", "c", 1e308), ("a", "d", 1e-300)], "w")
+    ag = ab.AttentionGraph(graph, weight="w")
+    query = [1.0, 0.0]
+    for hits in (ag.neighborhood("a", query), ag.k_hop("a", 1, query), ag.traverse(query, "a", max_hops=1)):
+        weights = {hit.node: hit.log_weight for hit in hits if hit.node != "a"}
+        tiny = math.log(1e-300) - math.log(1e308) - math.log(3.0)
+        assert weights == pytest.approx({"b": math.log(2 / 3), "c": math.log(1 / 3), "d": tiny}, abs=1e-12)
+    ranks = ag.pagerank(query, direction="out")
+    assert sum(ranks.values()) == pytest.approx(1.0)
+    for *_, data in graph.edges(data=True):
+        data["w"] *= 1e-10
+    assert ranks == pytest.approx(ag.pagerank(query), abs=1e-12)
+    if graph.is_directed():
+        assert ranks["b"] > ranks["c"] > ranks["d"]
 
 
 # ---- results

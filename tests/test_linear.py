@@ -310,6 +310,7 @@ def test_config_makes_an_equal_mechanism():
         "scale": 2.0,
         "eps": 1e-3,
         "causal": True,
+        "d_model": 512,
         "max_seq_len": 5,
     }
 

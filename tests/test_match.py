@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 import attnbridge as ab
 from attnbridge.errors import InputTooLargeError, InvalidConfigError, InvalidInputError
+from attnbridge.integrations import clock
 from attnbridge.integrations.match import MatchPath, compiler, search, values
 
+_compare = values.compare
 CLASSES = [nx.Graph, nx.DiGraph, nx.MultiGraph, nx.MultiDiGraph]
 
 
@@ -172,6 +174,58 @@ def test_simple_paths_are_those_of_networkx(graph):
             keys = [edge[2:] for edge in path.edges]
             along.append(tuple((u, v, *key) for (u, v), key in zip(itertools.pairwise(path.nodes), keys, strict=True)))
     assert sorted(along, key=repr) == sorted(simple, key=repr)
+
+
+def simple_paths_of(graph):
+    """Return (nodes, edges) of the simple paths of up to 3 edges, as networkx enumerates them."""
+    paths = []
+    for start, end in itertools.permutations(graph, 2):
+        for edges in nx.all_simple_edge_paths(graph, start, end, cutoff=3):
+            paths.append(((start, *(edge[1] for edge in edges)), tuple(edges)))
+    return paths
+
+
+# A pattern, and which of networkx's paths it is, by nodes' attributes and the edges' attributes.
+FILTERED = [
+    (
+        "(a:A)-[:R*1..3]->(b) WHERE b.x >= 1",
+        lambda nodes, edges: has_label("A")(nodes[0]) and nodes[-1]["x"] >= 1 and all(e["type"] == "R" for e in edges),
+    ),
+    (
+        "(a)-[r:R]->(m)-[s:S]->(b) WHERE a.x < b.x OR NOT r.w = s.w",
+        lambda nodes, edges: (
+            [e["type"] for e in edges] == ["R", "S"]
+            and (nodes[0]["x"] < nodes[2]["x"] or edges[0]["w"] != edges[1]["w"])
+        ),
+    ),
+    (
+        "(a)-[{w: 1}]->(m:B)-[*1..2]->(b:A|B)",
+        lambda nodes, edges: (
+            len(edges) > 1 and edges[0]["w"] == 1 and has_label("B")(nodes[1]) and bool(nodes[-1]["label"])
+        ),
+    ),
+]
+
+
+@settings(deadline=None)
+@given(graphs(edges=10), st.sampled_from(FILTERED))
+def test_matches_are_the_simple_paths_of_networkx_filtered_by_hand(graph, case):
+    pattern, keeps = case
+    wanted = [
+        (nodes, edges)
+        for nodes, edges in simple_paths_of(graph)
+        if keeps([graph.nodes[node] for node in nodes], [graph.edges[edge] for edge in edges])
+    ]
+    found = attend(graph).match(f"MATCH p = {pattern} RETURN p").column("p")
+    simple = [path for path in found if len(set(path.nodes)) == len(path.nodes)]
+    ours = [
+        (
+            path.nodes,
+            tuple((*ends, *edge[2:]) for ends, edge in zip(itertools.pairwise(path.nodes), path.edges, strict=True)),
+        )
+        for path in simple
+    ]
+    assert sorted(ours, key=repr) == sorted(wanted, key=repr)
 
 
 @settings(deadline=None, max_examples=80)
@@ -812,7 +866,7 @@ def test_wrong_patterns_starts_and_queries_are_refused(papers):
     for start in ("nobody", ["gat"]):
         with pytest.raises(nx.NodeNotFound, match="is not in the graph"):
             papers.match("MATCH (a) RETURN a", start=start)
-    with pytest.raises(ab.DimensionMismatchError, match="must have dimension 3 as the query has"):
+    with pytest.raises(ab.DimensionMismatchError, match="query must have dimension 2 as the embeddings have, got 3"):
         papers.match("MATCH (a) RETURN a", query=[1.0, 0.0, 0.0])
     with pytest.raises(InvalidInputError, match="query must be finite"):
         papers.match("MATCH (a) RETURN a", query=[1.0, float("nan")])
@@ -840,6 +894,27 @@ def test_hops_without_a_bound_end_in_an_error_not_in_silence(query):
         ag.match("MATCH (a)-[*18..]->(b) RETURN b", start=0, query=query)
 
 
+@pytest.mark.parametrize("rows", ["RETURN b", "RETURN DISTINCT b", "RETURN b, count(*) AS n", "RETURN b ORDER BY b"])
+@pytest.mark.parametrize(
+    ("behind", "left"),
+    [
+        ("LIMIT 99999999999999999999999", slice(None)),
+        ("SKIP 9223372036854775807 LIMIT 1", slice(0)),
+        ("SKIP 99999999999999999999999", slice(0)),
+        ("SKIP 3 LIMIT 9223372036854775807", slice(3, None)),
+    ],
+)
+def test_skip_and_limit_may_be_of_any_size(rows, behind, left):
+    ag = attend(nx.path_graph(5))
+    words = behind.split()
+    given = {word.lower(): int(number) for word, number in zip(words[::2], words[1::2], strict=True)}
+    named = " ".join(f"{word} ${word.lower()}" for word in words[::2])
+    everything = ag.match(f"MATCH (a)--(b) {rows}").records
+    assert len(everything) >= 5
+    assert ag.match(f"MATCH (a)--(b) {rows} {behind}").records == everything[left]
+    assert ag.match(f"MATCH (a)--(b) {rows} {named}", params=given).records == everything[left]
+
+
 @pytest.mark.parametrize("query", [None, [1.0, 0.0]])
 def test_too_many_rows_are_an_error_and_a_limit_helps(query):
     ag = attend(nx.complete_graph(6))
@@ -860,6 +935,49 @@ def test_a_time_budget_ends_with_what_is_found_so_far(query):
     assert repr(found).endswith("rows of a, incomplete)")
     assert ag.match(pattern, time_budget=0, query=query).records == []
     assert ag.match("MATCH (a)--(b) RETURN a", time_budget=60, query=query).complete
+
+
+class _Ticking:
+    """A clock that goes on by what is compared only."""
+
+    def __init__(self):
+        self.now, self.compared = 0.0, 0
+
+    def monotonic(self):
+        return self.now
+
+    def compare(self, *given):
+        self.now += 0.001
+        self.compared += 1
+        return _compare(*given)
+
+
+@pytest.mark.parametrize("query", [None, [1.0, 0.0]])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "MATCH (a), (b) WHERE a = b AND a <> b RETURN b",
+        "MATCH (a) WHERE a.x > 1 RETURN a",
+        "MATCH (a)--(b) WHERE a.x > b.x RETURN a",
+        "MATCH (a)-[r]-() WHERE r.x > 1 RETURN a",
+        "MATCH (a)-[*1..3]-(b) WHERE a.x > b.x RETURN a",
+        "MATCH (a), (b)--(c) WHERE a.x > 1 AND b.x > 1 AND c.x > a.x RETURN b ORDER BY a.x LIMIT 3",
+    ],
+)
+def test_conditions_that_fail_use_the_time_budget_too(pattern, query, monkeypatch):
+    graph, ticking = nx.complete_graph(40), _Ticking()
+    nx.set_node_attributes(graph, 0, "x")
+    nx.set_edge_attributes(graph, 0, "x")
+    ag = attend(graph)
+    monkeypatch.setattr(clock, "time", ticking)
+    monkeypatch.setattr(values, "compare", ticking.compare)
+    whole = ag.match(pattern, query=query)
+    assert (whole.records, whole.complete) == ([], True)
+    assert ticking.compared >= 40
+    ticking.compared = 0
+    found = ag.match(pattern, query=query, time_budget=0.02)
+    assert (found.records, found.complete) == ([], False)
+    assert 15 <= ticking.compared <= 22  # a share is kept for what follows; two conditions may be looked at together
 
 
 def test_hits_of_a_partial_match_are_rows_of_the_whole():

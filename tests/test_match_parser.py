@@ -1,12 +1,15 @@
 import re
 
+import networkx as nx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import attnbridge as ab
 from attnbridge.errors import InputTooLargeError, InvalidInputError
 from attnbridge.integrations.match import parse
 from attnbridge.integrations.match.syntax import (
+    Arithmetic,
     Binary,
     Call,
     Column,
@@ -87,7 +90,7 @@ def test_patterns_are_read_and_printed(text, printed):
         ("NOT a.x AND a.x OR a.x XOR a.x", Logical("OR", (Logical("AND", (Not(X), X)), Logical("XOR", (X, X))))),
         ("a.x OR a.x OR a.x", Logical("OR", (X, X, X))),
         ("NOT NOT a:A:B|C", Not(Not(HasLabels(A, (("A",), ("B", "C")))))),
-        ("a.x + 1 IN [1, $p]", Binary("IN", Binary("+", X, Literal(1)), ListOf((Literal(1), Parameter("p"))))),
+        ("a.x + 1 IN [1, $p]", Binary("IN", Arithmetic((X, Literal(1)), ("+",)), ListOf((Literal(1), Parameter("p"))))),
         ("a.x starts WITH 'b'", Binary("STARTS WITH", X, Literal("b"))),
         ("a.x IS not NULL", IsNull(X, True)),
         ("a.x IN [] IS NULL", IsNull(Binary("IN", X, ListOf(())), False)),
@@ -97,7 +100,8 @@ def test_patterns_are_read_and_printed(text, printed):
 def test_expressions_bind_as_in_opencypher(text, tree):
     found = where(text)
     if tree is None:
-        assert found == Binary("-", Binary("-", Literal(1), Literal(2)), Binary("*", Literal(3), Minus(X)))
+        product = Arithmetic((Literal(3), Minus(X)), ("*",))
+        assert found == Arithmetic((Literal(1), Literal(2), product), ("-", "-"))
     else:
         assert found == tree
 
@@ -230,10 +234,33 @@ def test_deep_nesting_is_refused(text):
         where(text)
 
 
-@pytest.mark.parametrize("operator", ["+", "*", "IN"])
-def test_long_chains_are_refused_before_they_nest_too_deep(operator):
+@pytest.mark.parametrize("operator", ["IN", "CONTAINS"])
+def test_long_chains_of_predicates_are_refused_before_they_nest_too_deep(operator):
     with pytest.raises(InvalidInputError, match="an expression must not nest deeper than 32 levels"):
         where(f" {operator} ".join(["a.x"] * 200))
+
+
+@pytest.mark.parametrize(("operator", "value"), [("+", 9950), ("-", -9948), ("*", 1), ("/", 1), ("%", 0)])
+def test_long_chains_of_arithmetic_are_one_level(operator, value):
+    pattern = f"MATCH (a) RETURN {operator.join('1' * 9950)} AS n"
+    found = parse(pattern).returns.columns[0].expression
+    assert len(found.operands) == 9950
+    assert str(found) == f" {operator} ".join("1" * 9950)
+    graph = nx.Graph()
+    graph.add_node("u", embedding=[1.0])
+    assert ab.AttentionGraph(graph).match(pattern).records == [{"n": value}]
+
+
+def test_a_chain_of_both_strengths_is_two_levels():
+    found = where("1" + "+a.x*2" * 1000 + " = 1").operands[0]
+    assert found == Arithmetic((Literal(1), *[Arithmetic((X, Literal(2)), ("*",))] * 1000), ("+",) * 1000)
+    assert where(f"{found} = 1").operands[0] == found
+
+
+def test_parentheses_around_the_beginning_of_a_chain_are_none():
+    assert where("((a.x - 1) + 2) - 3 = 0") == where("a.x - 1 + 2 - 3 = 0")
+    assert where("a.x - (1 + 2) = 0") != where("a.x - 1 + 2 = 0")
+    assert str(where("(a.x + 1) * 2 - (1 + 2) = 0")) == "(a.x + 1) * 2 - (1 + 2) = 0"
 
 
 def test_long_conditions_are_fine():
@@ -269,7 +296,8 @@ LEAVES = st.one_of(
     st.builds(HasLabels, VARIABLES, LABELS),
     st.builds(Call, st.sampled_from(["id", "labels", "score"]), st.tuples(VARIABLES)),
 )
-BINARY = ["+", "-", "*", "/", "%", "IN", "CONTAINS", "STARTS WITH", "ENDS WITH"]
+BINARY = ["IN", "CONTAINS", "STARTS WITH", "ENDS WITH"]
+ARITHMETIC = ["+-", "*/%"]
 
 
 def compound(inner):
@@ -281,12 +309,18 @@ def compound(inner):
             st.tuples(*[st.sampled_from(["=", "<>", "<", "<=", ">", ">="])] * (len(operands) - 1)),
         )
     )
+    arithmetic = st.tuples(several, st.sampled_from(ARITHMETIC)).flatmap(
+        lambda drawn: st.builds(
+            Arithmetic.joined, st.just(drawn[0]), st.tuples(*[st.sampled_from(drawn[1])] * (len(drawn[0]) - 1))
+        )
+    )
     return st.one_of(
         st.builds(Not, inner),
         st.builds(Minus, inner),
         st.builds(Logical, st.sampled_from(["AND", "OR", "XOR"]), several),
         comparisons,
         st.builds(Binary, st.sampled_from(BINARY), inner, inner),
+        arithmetic,
         st.builds(IsNull, inner, st.booleans()),
         st.builds(ListOf, st.lists(inner, max_size=3).map(tuple)),
     )

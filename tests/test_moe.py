@@ -401,6 +401,11 @@ def mixture(*args, **options):
             "experts must have dropout 0, got ScaledDotProductAttention.*give dropout to the mixture",
         ),
         (
+            lambda: mixture([ab.ScaledDotProductAttention(eps=0.1), "gat"]),
+            CONFIG,
+            r"experts of softmax attention must have eps 0, got ScaledDot.*weights are mixed as they are",
+        ),
+        (
             lambda: mixture([ab.GraphAttention(2, edge_dim=1), "gat"]),
             CONFIG,
             "experts must weigh by vectors alone: .*no edge_dim; got GraphAttention",
@@ -446,12 +451,12 @@ def mixture(*args, **options):
         (
             lambda: mixture(d_model=3).forward(ONE, ONE, ONE),
             ab.DimensionMismatchError,
-            "query must have dimension d_model 3, got 2",
+            "query must have dimension d_model = 3, got 2",
         ),
         (
             lambda: mixture(d_model=3).router_probabilities(ONE),
             ab.DimensionMismatchError,
-            "query must have dimension d_model 3, got 2",
+            "query must have dimension d_model = 3, got 2",
         ),
         (
             lambda: mixture().router_probabilities([]),

@@ -2,10 +2,7 @@
 
 import doctest
 import re
-import runpy
 from pathlib import Path
-
-import pytest
 
 import attnbridge as ab
 
@@ -29,17 +26,6 @@ def test_ci_runs_the_two_commands():
 def test_ci_needs_nothing_outside_the_project():
     assert "shared" not in (ROOT / ".ci" / "run").read_text()
     assert "../shared" not in README
-
-
-# embed_text.py asks for a corpus, and sql_analytics.py takes long: they have tests of their own.
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sorted(ROOT.glob("examples/*.py")) if path.name not in ("embed_text.py", "sql_analytics.py")],
-    ids=lambda path: path.name,
-)
-def test_examples_run(path, capsys):
-    runpy.run_path(str(path), run_name="__main__")
-    assert capsys.readouterr().out
 
 
 def test_sql_functions_are_listed_with_their_parameters():

@@ -118,7 +118,7 @@ def test_two_nodes_of_one_text():
         (f"{K_HOP}([1, 2])", r"node \[1, 2\] is not in the graph"),
         (f"{K_HOP}(1, -1)", "k must be a whole number >= 0, got -1"),
         (f"{K_HOP}(1, max_results := 0)", "limit must be a whole number >= 1, got 0"),
-        (f"{K_HOP}(1, query := [1, 2])", "embedding of node 1 must have dimension 2 as the query has, got 5"),
+        (f"{K_HOP}(1, query := [1, 2])", "query must have dimension 5 as the embeddings have, got 2"),
         (f"{K_HOP}(1, direction := 'up')", "direction must be one of"),
         (f"{MATCH}('MATCH (a')", "line 1, column"),
         (f"{MATCH}('MATCH (a) WHERE a.x = $x RETURN a')", "x"),

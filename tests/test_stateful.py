@@ -353,7 +353,7 @@ class Life(RuleBasedStateMachine):
         order = np.flatnonzero(keep)[np.argsort(-scores[keep], kind="stable")][offset : offset + k]
         expected = [names[i] for i in order]
         place = {id: i for i, id in enumerate(names)}
-        assert all(id in place for id in hits.ids)
+        assert set(hits.ids) - set(place) == set()  # says which
         found = [place[id] for id in hits.ids]
         np.testing.assert_allclose(hits.scores, scores[found], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(hits.distances, far[found], rtol=1e-5, atol=1e-5)

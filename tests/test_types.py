@@ -432,8 +432,10 @@ DENSE = {
     "causal": Change(True),
     "d_model": Change(5, raises=ab.DimensionMismatchError),
     "max_seq_len": Change(12, raises=ab.InputTooLargeError),
+    "eps": Change(1.0),
 }
 HEADS = {"d_model": 14, "num_heads": 2}
+ROTARY = ab.RotaryEmbedding(14).config
 BALL = {"space": ab.HyperbolicSpace().config}
 
 
@@ -443,8 +445,13 @@ def names_of_parameters(own, arrays, call):
 
 # Mechanism class -> argument of its constructor -> what shows it.
 ARGUMENTS = {
-    "ScaledDotProductAttention": {"scale": Change(2.0), **DENSE},
-    "FlashAttention": {"block_size": Change(3, same=True), "scale": Change(2.0), **DENSE},
+    "ScaledDotProductAttention": {"scale": Change(2.0), **DENSE, "rotary": Change(ROTARY, heads=2)},
+    "FlashAttention": {
+        "block_size": Change(3, same=True),
+        "scale": Change(2.0),
+        **DENSE,
+        "rotary": Change(ROTARY, heads=2),
+    },
     "SlidingWindowAttention": {
         "window": Change(2),
         "position": Change(5, {"window": 2}),
@@ -462,6 +469,8 @@ ARGUMENTS = {
         "scale": Change(2.0, HEADS),
         "causal": Change(True, HEADS),
         "max_seq_len": Change(12, HEADS, raises=ab.InputTooLargeError),
+        "eps": Change(1.0, HEADS),
+        "rotary": Change(ROTARY, {"d_model": 14, "num_heads": 1}),
         "seed": Change(1, HEADS),
     },
     "CrossAttention": {
@@ -500,6 +509,8 @@ ARGUMENTS = {
         "causal": Change(True),
         "scale": Change(2.0),
         "dropout": Change(0.5, call=TRAINING),
+        "d_model": Change(5, raises=ab.DimensionMismatchError),
+        "max_seq_len": Change(12, raises=ab.InputTooLargeError),
     },
     "LinearAttention": {
         "feature_map": Change("favor"),
@@ -508,6 +519,7 @@ ARGUMENTS = {
         "scale": Change(0.5),
         "eps": Change(1.0),
         "causal": Change(True),
+        "d_model": Change(5, raises=ab.DimensionMismatchError),
         "max_seq_len": Change(12, raises=ab.InputTooLargeError),
     },
     "MixtureOfExpertsAttention": {
@@ -535,6 +547,8 @@ ARGUMENTS = {
         "values": Change("manifold"),
         "dropout": Change(0.5, call=TRAINING),
         "causal": Change(True),
+        "d_model": Change(5, raises=ab.DimensionMismatchError),
+        "max_seq_len": Change(12, raises=ab.InputTooLargeError),
     },
 }
 

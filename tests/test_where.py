@@ -332,6 +332,26 @@ def test_order_over_many_chunks_and_threads(rng):
     assert (mask == ((values < 300) & (np.arange(count) % 3 == 0) & alive)).all()
 
 
+def test_rows_are_those_of_an_in_that_duckdb_makes_a_join_of():
+    count = 30  # in short chunks, of which its threads finish one before another
+    payload, matcher = Payload.empty(0), matcher_of(list(range(count)))
+    for start in range(0, count, 5):
+        payload = payload.append(as_table({"v": range(start, start + 5)}, 5), 5)
+    for turn in range(2_000):
+        wanted = [turn % count, 7, 11, 22, 29]
+        mask = matcher.mask("v IN $wanted", {"wanted": wanted}, payload, np.ones(count, np.bool_))
+        assert np.flatnonzero(mask).tolist() == sorted(set(wanted))
+
+
+def test_column_of_the_name_that_places_go_by():
+    payload = Payload.empty(0).append(as_table({module._PLACE: [5, 6, 7]}, 3), 3)
+    for name in (module._PLACE, module._PLACE.upper()):
+        mask = matcher_of([1, 2, 3]).mask(f"{name} = 6", None, payload, np.ones(3, np.bool_))
+        assert mask.tolist() == [False, True, False]
+    with pytest.raises(InvalidInputError, match="where cannot be evaluated"):
+        matcher_of([1, 2, 3]).mask(f"{module._PLACE} = 1", None, Payload.empty(3), np.ones(3, np.bool_))
+
+
 def calls(monkeypatch):
     """Count what is evaluated."""
     counted = []

@@ -16,6 +16,7 @@ from attnbridge.errors import AttentionError, InvalidInputError
 from attnbridge.functional import attention_score
 from attnbridge.integrations.duckdb.lists import Places, as_lists
 from attnbridge.integrations.duckdb.pairs import as_float, fill_logits
+from attnbridge.mechanisms.base import Attention
 from attnbridge.scoring import resolve
 from attnbridge.validation import as_count, as_floats, as_matrix, as_vector
 
@@ -33,7 +34,7 @@ def score(
     table: Any,
     query: Any,
     column: str = "embedding",
-    attention_type: str = "scaled_dot",
+    attention_type: str | Attention = "scaled_dot",
     k: int | None = None,
     **options: Any,
 ) -> Any:
@@ -95,7 +96,7 @@ DuckDB relation, path-like, or list of path-like
 class _Scorer:
     """Scores of one column's vectors, batch after batch."""
 
-    def __init__(self, query: Any, column: str, attention_type: str, options: dict[str, Any]) -> None:
+    def __init__(self, query: Any, column: str, attention_type: str | Attention, options: dict[str, Any]) -> None:
         self.kind, self.checked = resolve(attention_type, options)
         if not self.kind.is_pairwise(self.checked):
             attention_score([0.0], [0.0], attention_type, **options)  # which says why not

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,8 @@ from attnbridge.functional import MAX_KEYS
 from attnbridge.integrations.duckdb import lifetimes, lookup, pairs, sets, walks
 from attnbridge.integrations.duckdb.macros import identifier, macros, text
 from attnbridge.integrations.duckdb.registered import NONE, Registered
+from attnbridge.mechanisms.base import Attention
+from attnbridge.scoring import register_all
 from attnbridge.validation import as_count
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def register(
     prefix: str = "ruvector_",
     index: "AttentionVectorBridge | None" = None,
     graph: "AttentionGraph | None" = None,
+    types: Mapping[str, Attention] | None = None,
     max_keys: int = MAX_KEYS,
 ) -> None:
     """Make the SQL functions known to a connection's database, for all its cursors.
@@ -110,6 +113,9 @@ def register(
         keep it afterwards. Whether ids are BIGINT or VARCHAR is settled here, VARCHAR where it is empty.
     graph : AttentionGraph, optional
         What ``ruvector_k_hop`` and ``ruvector_match`` walk, as it is at each call; kept as the index is.
+    types : mapping of str to Attention, optional
+        Mechanisms under names that the functions take as they take those of `attention_types`; all of Python's do from
+        then on too (`register_attention`).
     max_keys : int, default 100,000
         Longer lists of keys are refused.
 
@@ -149,6 +155,8 @@ def register(
         )
     con = _connection(con)
     _require_kinds(index, graph)
+    if types is not None:
+        register_all(types)
     with lifetimes.lock:
         place = _place(con)
         there = _there(con, place)
@@ -183,6 +191,7 @@ def connect(
     prefix: str = "ruvector_",
     index: "AttentionVectorBridge | None" = None,
     graph: "AttentionGraph | None" = None,
+    types: Mapping[str, Attention] | None = None,
     max_keys: int = MAX_KEYS,
 ) -> "duckdb.DuckDBPyConnection":
     """Open a DuckDB database in which the SQL functions are known.
@@ -193,7 +202,7 @@ def connect(
         A file, made where there is none.
     read_only, config
         As `duckdb.connect` takes them.
-    prefix, index, graph, max_keys
+    prefix, index, graph, types, max_keys
         As `register` takes them.
 
     Returns
@@ -218,7 +227,7 @@ def connect(
         raise InvalidConfigError(f"database must be a path or ':memory:', got {database!r}; leave it out")
     con = duckdb.connect(os.fspath(database), read_only=read_only, config=config or {})
     try:
-        register(con, prefix=prefix, index=index, graph=graph, max_keys=max_keys)
+        register(con, prefix=prefix, index=index, graph=graph, types=types, max_keys=max_keys)
     except BaseException:
         con.close()
         raise

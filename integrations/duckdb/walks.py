@@ -1,15 +1,14 @@
 """Table functions over a registered graph."""
 
 import json
-import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbridge.errors import InvalidInputError
 from attnbridge.integrations.duckdb.arguments import as_options, values
 from attnbridge.integrations.duckdb.lists import as_lists
 from attnbridge.integrations.duckdb.registered import Registered
 from attnbridge.integrations.match.reader import MatchPath
+from attnbridge.integrations.node_names import node_of
 from attnbridge.jsonable import jsonable
 
 if TYPE_CHECKING:
@@ -17,12 +16,8 @@ if TYPE_CHECKING:
 
     from attnbridge.integrations.match.matches import Match
     from attnbridge.integrations.networkx import AttentionGraph
-    from attnbridge.integrations.topology import Topology
 
 graphs: "Registered[AttentionGraph]" = Registered("graph", "a graph function")
-
-# The nodes of a graph by their text, while it is as it is.
-_texts: "weakref.WeakKeyDictionary[Topology, dict[str, list[Any]]]" = weakref.WeakKeyDictionary()
 
 
 def k_hop(
@@ -39,7 +34,7 @@ def k_hop(
             found.append(None)
             continue
         graph = graphs.require(token)
-        start, query = node_of(graph, node), vectors.value(row)
+        start, query = node_of(graph.topology, node), vectors.value(row)
         hits = graph.k_hop(start, k, query, limit=limit, direction=direction)
         found.append([_row(hit.node, hit.score, hit.path) for hit in hits])
     return pa.array(found, _rows())
@@ -59,7 +54,7 @@ def match(
             found.append(None)
             continue
         graph = graphs.require(token)
-        first = None if start is None else node_of(graph, start)
+        first = None if start is None else node_of(graph.topology, start)
         matches = graph.match(pattern, vectors.value(row), as_options(given, "params"), start=first, per_step=per_step)
         found.append([_match(one) for one in matches])
     return pa.array(found, _rows(record=pa.string()))
@@ -71,8 +66,7 @@ def _match(one: "Match") -> dict[str, Any]:
     as_json = {"record": json.dumps(jsonable(record), allow_nan=False, default=str)}
     if not one.paths:
         return {"node": None, "score": one.score, "hop": None, "path": None} | as_json
-    nodes = one.paths[0].nodes
-    return _row(nodes[-1], one.score, nodes) | as_json
+    return _row(one.node, one.score, one.path) | as_json
 
 
 def _row(node: Any, score: float | None, path: Sequence[Any]) -> dict[str, Any]:
@@ -84,28 +78,3 @@ def _rows(**more: "pa.DataType") -> "pa.DataType":
 
     fields = {"node": pa.string(), "score": pa.float64(), "hop": pa.int64(), "path": pa.list_(pa.string())} | more
     return pa.list_(pa.struct(list(fields.items())))
-
-
-def node_of(graph: "AttentionGraph", value: Any) -> Any:
-    """Return the node that is a value of SQL, or whose text it is.
-
-    Raises
-    ------
-    InvalidInputError
-        Several nodes have that text.
-    networkx.NodeNotFound
-    """
-    topology = graph.topology
-    if isinstance(value, Hashable) and value in topology.index:
-        return value
-    if topology not in _texts:
-        texts: dict[str, list[Any]] = {}
-        for node in topology.nodes:
-            texts.setdefault(str(node), []).append(node)
-        _texts[topology] = texts
-    same = _texts[topology].get(str(value), [])
-    if len(same) > 1:
-        raise InvalidInputError(
-            f"node must be one node, {len(same)} have the text {value!r}: {', '.join(map(repr, same[:5]))}; relabel"
-        )
-    return same[0] if same else value

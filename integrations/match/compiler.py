@@ -5,10 +5,12 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from attnbridge.integrations.clock import Clock
 from attnbridge.integrations.match import values
 from attnbridge.integrations.match.elements import EDGE, EDGES, NODE, Elements
 from attnbridge.integrations.match.reader import Reader
 from attnbridge.integrations.match.syntax import (
+    Arithmetic,
     Binary,
     Call,
     Comparison,
@@ -60,10 +62,12 @@ class Compiler:
     reader : Reader
     layout : dict of int to Slot
         The slot of each element that expressions may need.
+    clock : Clock
+        Looked at while a long list is gone through.
     """
 
-    def __init__(self, elements: Elements, reader: Reader, layout: Layout) -> None:
-        self.elements, self.reader, self.layout = elements, reader, layout
+    def __init__(self, elements: Elements, reader: Reader, layout: Layout, clock: Clock) -> None:
+        self.elements, self.reader, self.layout, self.clock = elements, reader, layout, clock
 
     # ---- conditions
 
@@ -212,17 +216,30 @@ class Compiler:
     def _binary(self, binary: Binary) -> Value:
         left, right = self.value(binary.left), self.value(binary.right)
         if binary.operator == "IN":
-            return lambda row: values.contained(left(row), right(row))
-        if binary.operator in _TEXTS:
-            holds = _TEXTS[binary.operator]
+            look = self.clock.check
+            return lambda row: values.contained(left(row), right(row), look)
+        holds = _TEXTS[binary.operator]
 
-            def found(row: Row) -> bool | None:
-                one, other = left(row), right(row)
-                return holds(one, other) if isinstance(one, str) and isinstance(other, str) else None
+        def found(row: Row) -> bool | None:
+            one, other = left(row), right(row)
+            return holds(one, other) if isinstance(one, str) and isinstance(other, str) else None
 
-            return found
-        sign = binary.operator
-        return lambda row: arithmetic(sign, left(row), right(row))
+        return found
+
+    def _arithmetic(self, chain: Arithmetic) -> Value:
+        operands = [self.value(operand) for operand in chain.operands]
+        if len(operands) == 2:
+            (left, right), sign = operands, chain.operators[0]
+            return lambda row: arithmetic(sign, left(row), right(row))
+        first, rest = operands[0], list(zip(chain.operators, operands[1:], strict=True))
+
+        def found(row: Row) -> Any:
+            value = first(row)
+            for sign, operand in rest:
+                value = arithmetic(sign, value, operand(row))
+            return value
+
+        return found
 
     def _minus(self, minus: Minus) -> Value:
         operand = self.value(minus.operand)

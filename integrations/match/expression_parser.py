@@ -5,6 +5,7 @@ from collections.abc import Callable
 from attnbridge.integrations.match.reading import Reading
 from attnbridge.integrations.match.syntax import (
     RESERVED,
+    Arithmetic,
     Binary,
     Call,
     Comparison,
@@ -115,15 +116,14 @@ class ExpressionParser(Reading):
 
     def chain(self, symbols: tuple[str, ...], rule: Callable[[], Expression]) -> Expression:
         """Read operators of one strength, from left to right."""
-        found, count = rule(), self.depth
+        operands, operators = [rule()], []
+        position = self.position
         while self.token.kind == "symbol" and self.token.value in symbols:
-            count += 1
-            self.limit_depth(count)
-            token = self.next()
-            found = Binary(str(token.value), found, rule(), position=token.position)
+            operators.append(str(self.next().value))
+            operands.append(rule())
         if self.is_symbol("^"):
             raise self.error("^ is not supported; arithmetic has + - * / %", self.position)
-        return found
+        return Arithmetic.joined(operands, operators, position) if operators else operands[0]
 
     def signed(self) -> Expression:
         """Read an operand and its signs; a number takes in the one before it."""

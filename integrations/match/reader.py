@@ -6,11 +6,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.integrations.clock import Clock
+from attnbridge.integrations.graph_data import edge_type
 from attnbridge.integrations.match.values import Edge, Node, Path
 from attnbridge.integrations.topology import Neighbours, Positions, Topology
 
 Numbers = npt.NDArray[np.float64]
 
+_FEW = 64  # edges of a node that Python sorts sooner than numpy does
 Step = tuple[int, int]  # the number of an edge, and the position of the node that it leads to
 
 
@@ -53,7 +56,7 @@ class Reader:
     topology : Topology
     labels : tuple of str
         The nodes' attributes that hold labels: a text, or a collection of texts.
-    type : str
+    type : hashable
         The edges' attribute that holds the type.
     logits : callable, optional
         The logits of nodes by their positions, -inf or NaN of nodes that are not to be stepped to; None without query.
@@ -66,7 +69,7 @@ class Reader:
         data: GraphData,
         topology: Topology,
         labels: tuple[str, ...],
-        type: str,
+        type: Any,
         logits: Callable[[Positions], Numbers] | None = None,
         edge_weights: Callable[[Positions], Numbers | None] | None = None,
     ) -> None:
@@ -99,10 +102,7 @@ class Reader:
 
     def type(self, number: int) -> str | None:
         """Return an edge's type: its attribute, or else, in a multigraph, its key where that is a text."""
-        value = self.edge_attributes(number).get(self._type_name)
-        if value is None and self.topology.keys is not None:
-            value = self.topology.keys[number]
-        return str(value) if isinstance(value, str) else None
+        return edge_type(self.edge_attributes(number).get(self._type_name), self.topology, number)
 
     def steps(self, direction: str, position: int) -> list[Step]:
         """Return the edges of a direction at a node, in their order, and where they lead."""
@@ -110,14 +110,26 @@ class Reader:
             self._neighbours[direction] = self.topology.edges(direction)
         neighbours = self._neighbours[direction]
         part = slice(neighbours.indptr[position], neighbours.indptr[position + 1])
-        return sorted(zip(neighbours.edge_number[part].tolist(), neighbours.indices[part].tolist(), strict=True))
+        numbers, ends = neighbours.edge_number[part], neighbours.indices[part]
+        if len(numbers) <= _FEW:
+            return sorted(zip(numbers.tolist(), ends.tolist(), strict=True))
+        order = np.argsort(numbers)  # no edge is there twice
+        return list(zip(numbers[order].tolist(), ends[order].tolist(), strict=True))
 
-    def read_logits(self, positions: Iterable[int]) -> None:
-        """Read the query's logits with nodes' embeddings in one go, those that are not known yet."""
+    def read_logits(self, positions: Iterable[int], clock: Clock | None = None) -> None:
+        """Read the query's logits with nodes' embeddings in one go, those that are not known yet.
+
+        Raises
+        ------
+        Expired
+            The time is over; what was read is kept.
+        """
+        if self._read_logits is None:
+            return
         new = [position for position in dict.fromkeys(positions) if position not in self._logits]
-        if new and self._read_logits is not None:
-            found = self._read_logits(np.array(new, np.int64))
-            self._logits.update(zip(new, found.tolist(), strict=True))
+        for piece in (clock or Clock()).pieces(len(new)):
+            found = self._read_logits(np.array(new[piece], np.int64))
+            self._logits.update(zip(new[piece], found.tolist(), strict=True))
 
     def logit(self, position: int) -> float:
         """Return the query's logit with a node's embedding."""
@@ -125,18 +137,30 @@ class Reader:
             self.read_logits((position,))
         return self._logits[position]
 
-    def log_weights(self, steps: Sequence[Step]) -> Numbers:
+    @property
+    def known_logits(self) -> dict[int, float]:
+        """The logits read so far, by the nodes' positions."""
+        return self._logits
+
+    def log_weights(self, steps: Sequence[Step], clock: Clock) -> Numbers:
         """Return the logarithm of each step's attention weight.
 
         Weights are the softmax of the logits, each times the edge's weight where edges have one; 0 of nodes that are
         not to be stepped to. Edges numbered -1 are none: they stand for the choice of a first node.
+
+        Raises
+        ------
+        Expired
         """
         positions = [position for _, position in steps]
-        self.read_logits(positions)
+        self.read_logits(positions, clock)
         logits = np.array([self._logits[position] for position in positions])
         if self._read_weights is not None and steps and steps[0][0] >= 0:
-            weights = self._read_weights(np.array([number for number, _ in steps], np.int64))
-            logits = logits if weights is None else logits + np.log(weights)
+            numbers = np.array([number for number, _ in steps], np.int64)
+            for piece in clock.pieces(len(numbers)):
+                weights = self._read_weights(numbers[piece])
+                if weights is not None:
+                    logits[piece] += np.log(weights)
         known = np.isfinite(logits)
         out = np.full(len(logits), -np.inf)
         if known.any():

@@ -4,14 +4,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from attnbridge.errors import InputTooLargeError, InvalidConfigError
+from attnbridge.integrations.clock import Clock, Expired
+from attnbridge.integrations.graph_data import TYPE, GraphData
 from attnbridge.integrations.match.compiler import Layout, Row, path_slots
 from attnbridge.integrations.match.elements import Elements
 from attnbridge.integrations.match.matches import Matches
 from attnbridge.integrations.match.parser import parse
 from attnbridge.integrations.match.plan import as_written, cheapest, layout_of
 from attnbridge.integrations.match.projection import Projection
-from attnbridge.integrations.match.reader import GraphData, Numbers, Reader
-from attnbridge.integrations.match.search import Clock, Expired, Scored, Screens, Search
+from attnbridge.integrations.match.reader import Numbers, Reader
+from attnbridge.integrations.match.search import Scored, Screens, Search
+from attnbridge.integrations.match.trails import Trails
 from attnbridge.integrations.topology import Positions, Topology
 from attnbridge.validation import as_count, as_number, as_text
 
@@ -44,7 +47,7 @@ class Options(NamedTuple):
     max_rows : int
     time_budget : float or None
     labels : tuple of str
-    type : str
+    type : hashable
     """
 
     per_step: int | None
@@ -52,7 +55,7 @@ class Options(NamedTuple):
     max_rows: int
     time_budget: float | None
     labels: tuple[str, ...]
-    type: str
+    type: Any
 
 
 def as_options(
@@ -62,7 +65,8 @@ def as_options(
     max_rows: Any = MAX_ROWS,
     time_budget: Any = None,
     labels: Any = ("label", "labels"),
-    type: Any = "type",
+    type: Any = None,
+    type_name: Any = TYPE,
 ) -> Options:
     """Return the options of a match, or say what is wrong with them."""
     if per_step is not None and not scored:
@@ -76,7 +80,7 @@ def as_options(
         as_count(max_rows, "max_rows"),
         None if time_budget is None else as_number(time_budget, "time_budget", least=0.0),
         tuple(as_text(name, "labels") for name in names),
-        as_text(type, "type"),
+        type_name if type is None else as_text(type, "type"),
     )
 
 
@@ -125,11 +129,14 @@ def run(
     query = parse(as_text(pattern, "pattern"))
     elements = Elements(query, as_params(params), scoring is not None)
     reader = Reader(data, topology, options.labels, options.type, *(scoring or ()))
-    screens = Screens(elements, reader, start)
-    layout = layout_of(as_written(elements))
-    projection = Projection(elements, reader, layout)
+    screens = Screens(elements, reader, start, Clock(options.time_budget, _kept(elements)))
+    plan = as_written(elements)
+    layout = layout_of(plan)
+    projection = Projection(elements, reader, layout, options.time_budget)
     rows = _Rows(screens, options, scoring is not None)
     entries = projection.entries(rows)
+    if start is not None:  # it was no choice: nothing has asked for its logit yet
+        reader.read_logits([start])
     return Matches(
         tuple(column.name for column in elements.returns.columns),
         [values for _, values in entries],
@@ -137,19 +144,39 @@ def run(
         topology,
         [path_slots(elements, layout, number) for number in range(len(elements.paths))],
         scoring is not None,
-        rows.complete,
+        Trails(data, topology, plan, start is not None, options.type, reader.known_logits),
+        rows.complete and projection.complete,
     )
 
 
+def _kept(elements: Elements) -> float:
+    """Return the share of a time budget that is kept for what follows when rows are found."""
+    return 0.2 if elements.scored or elements.returns.order else 0.1
+
+
 class _Rows:
-    """The rows of a pattern in the layout of the plan as it is written, found as that is quickest."""
+    """The rows of a pattern in the layout of the plan as it is written, found as that is quickest.
+
+    Attributes
+    ----------
+    complete : bool
+    unsorted : bool
+        Whether they come in another order than that of their values: with a time budget they are not waited for.
+    """
 
     def __init__(self, screens: Screens, options: Options, scored: bool) -> None:
         self.screens, self.options, self.scored = screens, options, scored
-        self.complete = True
-        self._clock = Clock(options.time_budget)
+        self.complete, self.unsorted = True, False
 
     def __iter__(self) -> Iterator[Scored]:
+        try:
+            rows = self._found()
+        except Expired:  # before there was any row
+            self.complete = False
+            rows = iter(())
+        return rows
+
+    def _found(self) -> Iterator[Scored]:
         elements = self.screens.elements
         written = as_written(elements)
         if self.scored:  # each step's weight is the share of one choice among others: the text says which comes first
@@ -161,10 +188,11 @@ class _Rows:
             return self._limited(search.rows())
         source, target = search.layout, layout_of(written)
         found = (_moved(scored.row, source, target) for scored in self._limited(search.rows()))
-        return (Scored(row, 0.0, ()) for row in sorted(found))
+        self.unsorted = self.screens.clock.limited
+        return (Scored(row, 0.0, ()) for row in (found if self.unsorted else sorted(found)))
 
     def _search(self, plan: Any) -> Search:
-        return Search(self.screens, plan, self._clock, self.options.max_hops)
+        return Search(self.screens, plan, self.options.max_hops)
 
     def _limited(self, rows: Iterator[Scored]) -> Iterator[Scored]:
         """Yield rows until the time budget is used up; too many are an error."""

@@ -2,13 +2,14 @@
 
 import heapq
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from attnbridge.errors import InputTooLargeError
+from attnbridge.integrations.clock import Clock, Expired
 from attnbridge.integrations.match.compiler import Compiler, Layout, Row, Slot, Test
 from attnbridge.integrations.match.elements import EDGE, NODE, EdgeElement, Elements, conjuncts, identified
 from attnbridge.integrations.match.plan import Follow, Plan, Scan, layout_of
@@ -18,36 +19,6 @@ from attnbridge.integrations.match.tokens import refusal
 from attnbridge.integrations.match.values import equal, plain
 
 _SAMPLED = 250  # nodes that are looked at to tell how many an element may be
-_TICKS = 256  # rows between two looks at the clock
-
-
-class Expired(Exception):  # noqa: N818
-    """The time budget is used up."""
-
-
-class Clock:
-    """A time budget.
-
-    Parameters
-    ----------
-    budget : float or None
-        Seconds from now.
-    """
-
-    def __init__(self, budget: float | None) -> None:
-        self._until = None if budget is None else time.monotonic() + budget
-        self._ticks = 0
-
-    def tick(self) -> None:
-        """Look at the clock now and then.
-
-        Raises
-        ------
-        Expired
-        """
-        self._ticks += 1
-        if self._until is not None and self._ticks % _TICKS == 1 and time.monotonic() >= self._until:
-            raise Expired
 
 
 class Scored(NamedTuple):
@@ -56,6 +27,14 @@ class Scored(NamedTuple):
     row: Row
     score: float
     weights: tuple[float, ...]
+
+
+# A row that is begun: -score, values, steps done, the node where a relationship of several hops is (else -1), weights.
+_Begun = tuple[float, Row, int, int, tuple[float, ...]]
+
+
+def _scored(begun: _Begun) -> Scored:
+    return Scored(begun[1], 0.0 - begun[0], begun[4])
 
 
 class Screens:
@@ -67,17 +46,20 @@ class Screens:
     reader : Reader
     start : int or None
         The position of the node that the first element is.
+    clock : Clock
+        Looked at before each condition: how long one takes, and how many fail in a row, is not known.
     """
 
-    def __init__(self, elements: Elements, reader: Reader, start: int | None) -> None:
-        self.elements, self.reader = elements, reader
+    def __init__(self, elements: Elements, reader: Reader, start: int | None, clock: Clock) -> None:
+        self.elements, self.reader, self.clock = elements, reader, clock
         self.conditions = [(part, elements.needs(part)) for part in conjuncts(elements.query.where)]
         self.fixed: dict[int, list[int]] = {}
         self.started = start is not None
         if start is not None:
             self.fixed[elements.paths[0][0]] = [start]
-        for part, _ in self.conditions:
-            self._identify(part)
+        with suppress(Expired):  # what follows will see that, too
+            for part, _ in self.conditions:
+                self._identify(part)
         self._tests: dict[int, list[Test]] = {}
         self._admitted: dict[int, dict[int, bool]] = {element.number: {} for element in elements.all}
         self._nodes: dict[int, list[int]] = {}
@@ -91,7 +73,7 @@ class Screens:
 
     def possible(self) -> bool:
         """Return whether the conditions that are of no element hold."""
-        compiler = Compiler(self.elements, self.reader, {})
+        compiler = Compiler(self.elements, self.reader, {}, self.clock)
         return all(compiler.test(part)(()) for part, needs in self.conditions if not needs)
 
     def across(self) -> list[tuple[Expression, frozenset[int]]]:
@@ -100,24 +82,40 @@ class Screens:
         return [(part, needs) for part, needs in self.conditions if needs and not (len(needs) == 1 and needs <= alone)]
 
     def admits(self, element: int, value: int) -> bool:
-        """Return whether an element may be a node, by its position, or (each of its hops) an edge, by its number."""
+        """Return whether an element may be a node, by its position, or (each of its hops) an edge, by its number.
+
+        Raises
+        ------
+        Expired
+        """
         known = self._admitted[element]
         found = known.get(value)
         if found is None:
-            fixed = self.fixed.get(element)
+            fixed, tests = self.fixed.get(element), self._of(element)
+            if fixed is None and not tests:
+                return True
+            self.clock.check()
             row = (value,)
-            found = known[value] = (fixed is None or value in fixed) and all(test(row) for test in self._of(element))
+            found = known[value] = (fixed is None or value in fixed) and all(test(row) for test in tests)
         return found
 
-    def nodes(self, element: int) -> list[int]:
-        """Return the positions of all nodes that an element may be, in their order."""
-        if element not in self._nodes:
-            fixed = self.fixed.get(element)
-            every: Iterable[int] = range(len(self.reader.nodes)) if fixed is None else fixed
-            if element in self._scored:
-                self.reader.read_logits(every)
-            self._nodes[element] = [position for position in every if self.admits(element, position)]
-        return self._nodes[element]
+    def nodes(self, element: int) -> Iterator[int]:
+        """Yield the positions of all nodes that an element may be, in their order: the first before all are known."""
+        if element in self._nodes:
+            yield from self._nodes[element]
+            return
+        fixed, found = self.fixed.get(element), []
+        every: Iterable[int] = range(len(self.reader.nodes)) if fixed is None else fixed
+        if element in self._scored:
+            self.reader.read_logits(every, self.clock)
+        if fixed is None and not self._of(element):
+            yield from every
+            return
+        for position in every:
+            if self.admits(element, position):
+                found.append(position)
+                yield position
+        self._nodes[element] = found
 
     def count(self, element: int) -> float:
         """Return about how many nodes an element may be; only roughly where a plan begins at a fixed one anyway."""
@@ -136,7 +134,7 @@ class Screens:
             found = [step for step in self.reader.steps(direction, position) if self.admits(edge.number, step[0])]
             if end is not None:
                 if end in self._scored:
-                    self.reader.read_logits(node for _, node in found)
+                    self.reader.read_logits((node for _, node in found), self.clock)
                 found = [step for step in found if self.admits(end, step[1])]
             self._steps[edge.number, direction, position] = found
         return found
@@ -152,7 +150,10 @@ class Screens:
         return self._tests[number]
 
     def _compiled(self, number: int) -> list[Test]:
-        compiler, element = Compiler(self.elements, self.reader, {number: Slot(0)}), self.elements.all[number]
+        compiler, element = (
+            Compiler(self.elements, self.reader, {number: Slot(0)}, self.clock),
+            self.elements.all[number],
+        )
         tests: list[Test] = []
         if isinstance(element, EdgeElement):
             if element.types:
@@ -172,16 +173,20 @@ class Screens:
         if found is None:
             return
         variable, sign, expression = found
-        value = Compiler(self.elements, self.reader, {}).value(expression)(())
+        value = Compiler(self.elements, self.reader, {}, self.clock).value(expression)(())
         wanted = [value] if sign == "=" else plain(value)
         index, positions = self.reader.topology.index, set()
         for one in wanted if isinstance(wanted, list) else ():
+            self.clock.tick()
             try:
                 positions.add(index[one])
             except KeyError:
                 continue
             except TypeError:  # not hashable: a list may yet equal a tuple
-                positions.update(i for i, node in enumerate(self.reader.nodes) if equal(node, one) is True)
+                for i, node in enumerate(self.reader.nodes):
+                    self.clock.tick()
+                    if equal(node, one) is True:
+                        positions.add(i)
         number = self.elements.numbers[variable]
         known = self.fixed.get(number)
         self.fixed[number] = sorted(positions if known is None else positions & set(known))
@@ -194,14 +199,14 @@ class Search:
     ----------
     screens : Screens
     plan : Plan
-    clock : Clock
     max_hops : int
         How far a relationship without a bound may go.
     """
 
-    def __init__(self, screens: Screens, plan: Plan, clock: Clock, max_hops: int) -> None:
-        self.screens, self.plan, self.clock, self.max_hops = screens, plan, clock, max_hops
-        self.elements, self.reader = screens.elements, screens.reader
+    def __init__(self, screens: Screens, plan: Plan, max_hops: int) -> None:
+        self.screens, self.plan, self.max_hops = screens, plan, max_hops
+        self.elements, self.reader, self.clock = screens.elements, screens.reader, screens.clock
+        self._limited = self.clock.limited
         self.layout: Layout = layout_of(plan)
         self._tests = self._compiled()
         self._used = [self._edges_before(place) for place in range(len(plan))]
@@ -212,7 +217,8 @@ class Search:
         """Return what rows become by one step of the plan, in order."""
         step = self.plan[place]
         if isinstance(step, Scan):
-            return [new for position in self.screens.nodes(step.node) if self._holds(place, new := (*row, position))]
+            rows = ((*row, position) for position in self.screens.nodes(step.node))
+            return (new for new in rows if self._holds(place, new)) if self._tests[place] else rows
         if self.elements.edge(step.edge).hops is not None:
             return self._trails(place, step, row)
         return [new for new, _ in self._hops(place, step, row)]
@@ -280,11 +286,14 @@ class Search:
         return direction
 
     def _holds(self, place: int, row: Row) -> bool:
-        return all(test(row) for test in self._tests[place])
+        tests = self._tests[place]
+        if tests and self._limited:
+            self.clock.check()
+        return all(test(row) for test in tests)
 
     def _compiled(self) -> list[list[Test]]:
         """Return the tests of rows that each step makes possible."""
-        compiler, bound = Compiler(self.elements, self.reader, self.layout), set[int]()
+        compiler, bound = Compiler(self.elements, self.reader, self.layout, self.clock), set[int]()
         waiting, tests = self.screens.across(), []
         for step in self.plan:
             bound |= {step.node} if isinstance(step, Scan) else {step.edge, step.end}
@@ -342,33 +351,69 @@ class Search:
         """
         if not self.screens.possible():
             return
-        # -score, row, steps done, the node where a relationship of several hops is (else -1), weights
-        heap: list[tuple[float, Row, int, int, tuple[float, ...]]] = [(0.0, (), 0, -1, ())]
-        while heap:
-            self.clock.tick()
-            cost, row, place, here, weights = heapq.heappop(heap)
-            if place == len(self.plan):
-                yield Scored(row, 0.0 - cost, weights)
-                continue
-            step = self.plan[place]
-            if isinstance(step, Follow) and self.elements.edge(step.edge).hops is not None:
-                if here < 0:
-                    row, here = (*row, ()), row[self.layout[step.start].place]
-                ended = self._ended(place, step, row[:-1], row[-1], here)
-                if ended is not None:
-                    heapq.heappush(heap, (cost, ended, place + 1, -1, weights))
-                found = self._hops_onward(place, step, row, here)
-                then = place
-            else:
-                found = self._choices(place, step, row)
-                then = place + 1
-            if place == 0 and self.screens.started:  # no choice, no step
-                for new, _ in found:
-                    heapq.heappush(heap, (cost, new, then, -1, weights))
-                continue
-            for new, node, log_weight in self._weighed(found, per_step):
-                goes_on = node if then == place else -1
-                heapq.heappush(heap, (cost - log_weight, new, then, goes_on, (*weights, math.exp(log_weight))))
+        heap: list[_Begun] = [(0.0, (), 0, -1, ())]
+        given = False
+        try:
+            while heap:
+                self.clock.tick()
+                if heap[0][2] == len(self.plan):
+                    given = True
+                    yield _scored(heapq.heappop(heap))
+                    continue
+                longer = self._longer(heap[0], per_step)  # where the time ends in it, what is begun is all there
+                heapq.heappop(heap)
+                for one in longer:
+                    heapq.heappush(heap, one)
+        except Expired:
+            self.clock.prolong()
+            yield from self._at_hand(heap, given, per_step)
+            raise
+
+    def _longer(self, begun: _Begun, per_step: int | None) -> list[_Begun]:
+        """Return what a row that is begun becomes by one step more."""
+        cost, row, place, here, weights = begun
+        step, longer = self.plan[place], []
+        if isinstance(step, Follow) and self.elements.edge(step.edge).hops is not None:
+            if here < 0:
+                row, here = (*row, ()), row[self.layout[step.start].place]
+            ended = self._ended(place, step, row[:-1], row[-1], here)
+            if ended is not None:
+                longer.append((cost, ended, place + 1, -1, weights))
+            found = self._hops_onward(place, step, row, here)
+            then = place
+        else:
+            found = self._choices(place, step, row)
+            then = place + 1
+        if place == 0 and self.screens.started:  # no choice, no step
+            return longer + [(cost, new, then, -1, weights) for new, _ in found]
+        for new, node, log_weight in self._weighed(found, per_step):
+            goes_on = node if then == place else -1
+            longer.append((cost - log_weight, new, then, goes_on, (*weights, math.exp(log_weight))))
+        return longer
+
+    def _at_hand(self, heap: list[_Begun], given: bool, per_step: int | None) -> Iterator[Scored]:
+        """Yield, best first, the complete rows of what is begun; where there is none, the first that can be made so."""
+        done = [one for one in heap if one[2] == len(self.plan)]
+        if not (done or given):
+            done = self._first_done(heap, per_step)
+        heapq.heapify(done)
+        while done:
+            yield _scored(heapq.heappop(done))
+
+    def _first_done(self, heap: list[_Begun], per_step: int | None) -> list[_Begun]:
+        """Return complete rows, found from the best that is begun on: what has most steps is gone on with first."""
+        deepest, done = [(-one[2], -len(one[4]), one) for one in heap], []
+        heapq.heapify(deepest)
+        with suppress(Expired):
+            while deepest:
+                self.clock.check()
+                one = heapq.heappop(deepest)[-1]
+                if one[2] == len(self.plan):
+                    done.append(one)
+                    continue
+                for longer in self._longer(one, per_step):
+                    heapq.heappush(deepest, (-longer[2], -len(longer[4]), longer))
+        return done
 
     def _choices(self, place: int, step: Scan | Follow, row: Row) -> list[tuple[Row, Step]]:
         """Return the rows with one node or one relationship more, and what was stepped."""
@@ -390,7 +435,7 @@ class Search:
 
     def _weighed(self, found: list[tuple[Row, Step]], per_step: int | None) -> list[tuple[Row, int, float]]:
         """Return rows, the nodes stepped to and the logarithms of the steps' weights; the best where that many are."""
-        logs = self.reader.log_weights([step for _, step in found]).tolist()
+        logs = self.reader.log_weights([step for _, step in found], self.clock).tolist()
         weighed = [(row, step[1], log) for (row, step), log in zip(found, logs, strict=True) if log > -math.inf]
         if per_step is not None and len(weighed) > per_step:
             weighed = sorted(weighed, key=lambda one: -one[2])[:per_step]  # stable: ties in order

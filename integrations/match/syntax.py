@@ -5,7 +5,7 @@ Positions, in characters from the pattern's beginning, serve errors only and do 
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -191,7 +191,8 @@ class Minus(Expression):
 
 
 _LOGICAL = {"OR": 1, "XOR": 2, "AND": 3}
-_BINARY = {"IN": 6, "CONTAINS": 6, "STARTS WITH": 6, "ENDS WITH": 6, "+": 7, "-": 7, "*": 8, "/": 8, "%": 8}
+_BINARY = {"IN": 6, "CONTAINS": 6, "STARTS WITH": 6, "ENDS WITH": 6}
+_ARITHMETIC = {"+": 7, "-": 7, "*": 8, "/": 8, "%": 8}
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,42 @@ class Comparison(Expression):
 
 
 @dataclass(frozen=True)
+class Arithmetic(Expression):
+    """Sums and differences, or products, quotients and remainders, from left to right: `a.x - 1 + a.y`.
+
+    However long, it is one level: `joined` makes a first operand of the same strength part of the chain.
+    """
+
+    operands: tuple[Expression, ...]
+    operators: tuple[str, ...]
+
+    @classmethod
+    def joined(cls, operands: Sequence[Expression], operators: Sequence[str], position: int = 0) -> "Arithmetic":
+        """Return it with a first operand of the same strength as part of the chain: (1 + 2) + 3 is 1 + 2 + 3."""
+        first, found = operands[0], cls(tuple(operands), tuple(operators), position=position)
+        if isinstance(first, Arithmetic) and first.binds == found.binds:
+            return cls(first.operands + found.operands[1:], first.operators + found.operators, position=first.position)
+        return found
+
+    @property
+    def binds(self) -> int:  # type: ignore[override]
+        """How tightly it binds."""
+        return _ARITHMETIC[self.operators[0]]
+
+    def parts(self) -> tuple[Expression, ...]:
+        """Return its operands."""
+        return self.operands
+
+    def __str__(self) -> str:
+        shown = [self.operands[0].inside(self.binds + 1)]
+        for operator, operand in zip(self.operators, self.operands[1:], strict=True):
+            shown.append(f" {operator} {operand.inside(self.binds + 1)}")
+        return "".join(shown)
+
+
+@dataclass(frozen=True)
 class Binary(Expression):
-    """Arithmetic, IN, or a comparison of texts."""
+    """IN, or a comparison of texts."""
 
     operator: str
     left: Expression

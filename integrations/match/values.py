@@ -31,6 +31,7 @@ class Path(NamedTuple):
     edges: tuple[int, ...]
 
 
+_ENTRIES = 1024  # of a list that are compared between two looks at the clock
 _PLAIN = frozenset((str, int, float, bool, type(None), Node, Edge, Path, list))
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -91,10 +92,21 @@ def compare(sign: str, left: Any, right: Any) -> bool | None:
     return found if isinstance(found, bool) else None
 
 
-def contained(value: Any, values: Any) -> bool | None:
-    """Return whether a value is in a list, None where that is not known."""
+def contained(value: Any, values: Any, look: Callable[[], None]) -> bool | None:
+    """Return whether a value is in a list, None where that is not known.
+
+    A list may be long: `look` is called now and then, to raise where the time is over.
+    """
     values = plain(values)
-    return any_of([equal(value, entry) for entry in values]) if isinstance(values, list) else None
+    if not isinstance(values, list):
+        return None
+    found: bool | None = False
+    for start in range(0, len(values), _ENTRIES):
+        look()
+        found = any_of([found, *(equal(value, entry) for entry in values[start : start + _ENTRIES])])
+        if found:
+            break
+    return found
 
 
 def negated(value: bool | None) -> bool | None:

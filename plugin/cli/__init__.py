@@ -17,6 +17,7 @@ _COMMANDS = {
     "demo": ("attnbridge.cli.demo:demo", "Ask the docstrings of the installed packages a question."),
     "index": ("attnbridge.cli.index:index", "Build an index from a file of vectors."),
     "search": ("attnbridge.cli.search:search", "Search an index, ranked by attention."),
+    "graph": ("attnbridge.cli.graph:graph", "Walk a graph, or match a pattern in it, by attention."),
     "sql": ("attnbridge.cli.sql:sql", "Ask a DuckDB database with the attention functions in SQL."),
     "delete": ("attnbridge.cli.delete:delete", "Take rows out of an index, by id or by a condition."),
     "compact": ("attnbridge.cli.compact:compact", "Give back the space of deleted and replaced rows."),

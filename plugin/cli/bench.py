@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from attnbridge.cli.bench_attention import attention, reference
-from attnbridge.cli.inputs import FILE, names_of, read_queries, require_folder
+from attnbridge.cli.inputs import FILE, names_of, read_queries
 from attnbridge.cli.output import jsonable, print_table, table
+from attnbridge.whole_file import require_folder
 
 if TYPE_CHECKING:
     import numpy as np

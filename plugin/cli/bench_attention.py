@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnbridge.cli.inputs import FILE, require_folder
+from attnbridge.cli.inputs import FILE
 from attnbridge.cli.output import jsonable, print_table, table
+from attnbridge.whole_file import require_folder
 
 if TYPE_CHECKING:
     from attnbridge.integrations.attention_bench import Measured, Reached

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from attnbridge.cli.inputs import FILE, FOLDER, require_folder
+from attnbridge.cli.inputs import FILE, FOLDER
 from attnbridge.cli.judged import judged, judged_options, needs_of
 from attnbridge.cli.output import print_json
+from attnbridge.whole_file import require_folder
 
 
 @click.command()

@@ -122,7 +122,9 @@ def _value(text: str) -> Any:
     return text if isinstance(value, dict) else value
 
 
-def read_query(file: Path | None, text: str | None, option: str = "--vector") -> Any:
+def read_query(
+    file: Path | None, text: str | None, option: str = "--vector", text_option: str = "--vector-json"
+) -> Any:
     """Return one query (d,) or rows (b, d) out of a file, or out of JSON; the bridge checks the rest.
 
     Parameters
@@ -133,6 +135,8 @@ def read_query(file: Path | None, text: str | None, option: str = "--vector") ->
         JSON, where there is no file.
     option : str
         Which one names the file, for errors.
+    text_option : str
+        Which one has the JSON.
 
     Returns
     -------
@@ -147,7 +151,7 @@ def read_query(file: Path | None, text: str | None, option: str = "--vector") ->
     from attnbridge.validation import as_floats
 
     if file is None:
-        return as_floats(_parsed(text or "", "--vector-json"), "--vector-json")
+        return as_floats(_parsed(text or "", text_option), text_option)
     if file.suffix.lower() == ".npy":
         return as_floats(read_array(file), str(file))
     if file.suffix.lower() == ".json":
@@ -303,20 +307,3 @@ def opened(folder: Path, *, write: bool) -> "Iterator[AttentionVectorBridge]":
         AttentionVectorBridge.open(folder, read_only=not write) as bridge,
     ):
         yield bridge
-
-
-def require_folder(file: Path | None, option: str) -> None:
-    """Refuse a file that cannot be written for want of its folder, before the time to fill it is spent.
-
-    Parameters
-    ----------
-    file : Path or None
-    option : str
-        What named it.
-
-    Raises
-    ------
-    InvalidInputError
-    """
-    if file is not None and not file.absolute().parent.is_dir():
-        raise InvalidInputError(f"{option} must be in a folder that is there, got {file}; make {file.parent} first")

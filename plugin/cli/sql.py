@@ -14,12 +14,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from attnbridge.cli.inputs import FILE, FOLDER, named_values, require_folder
+from attnbridge.cli.graph_inputs import load_graph
+from attnbridge.cli.inputs import FILE, FOLDER, named_values
 from attnbridge.cli.output import jsonable, print_table, shown, table, widened
 from attnbridge.errors import InvalidInputError
+from attnbridge.whole_file import require_folder
 
 if TYPE_CHECKING:
     import duckdb
+
+    from attnbridge.integrations.networkx import AttentionGraph
 
 _FORMATS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".pq": "parquet"}
 # Rows that a table shows at most.
@@ -37,6 +41,9 @@ _NUMBERS = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|BIGNUM|D
 )
 @click.option("--read-only", is_flag=True, help="Open the database without writing to it.")
 @click.option("--index", metavar="FOLDER", type=FOLDER, help="What ruvector_search searches.")
+@click.option("--graph", metavar="FILE", type=FILE, help="What ruvector_k_hop and ruvector_match walk.")
+@click.option("--embedding", metavar="NAME", help="--graph: nodes' attribute with the vector. [default: embedding]")
+@click.option("--embeddings", metavar="FILE", type=FILE, help="--graph: or a row for each node, in their order.")
 @click.option("--prefix", metavar="TEXT", default="ruvector_", show_default=True, help="Of the functions' names.")
 @click.option(
     "--param",
@@ -59,6 +66,9 @@ def sql(
     database: Path | None,
     read_only: bool,
     index: Path | None,
+    graph: Path | None,
+    embedding: str | None,
+    embeddings: Path | None,
     prefix: str,
     params: tuple[str, ...],
     form: str | None,
@@ -76,12 +86,16 @@ def sql(
     form = _format(form, output)
     if read_only and database is None:
         raise click.UsageError("--read-only needs --database")
+    for name, value in (("--embedding", embedding), ("--embeddings", embeddings)):
+        if value is not None and graph is None:
+            raise click.UsageError(f"{name} needs --graph")
     text = _text(statements, file)
     values = named_values(params, "--param")
     with ExitStack() as stack, _reported():
         parsed = _parsed(text)
         _check_params(values, parsed)
-        con = stack.enter_context(_connection(stack, database, read_only, index, prefix, threads))
+        walked = None if graph is None else load_graph(graph, embedding=embedding, embeddings_file=embeddings)
+        con = stack.enter_context(_connection(stack, database, read_only, index, walked, prefix, threads))
         stack.enter_context(_interruptible(con))
         for statement in parsed[:-1]:
             con.execute(statement, _given(values, statement))
@@ -132,7 +146,8 @@ def _reported() -> Iterator[None]:
 def _for_the_shell(message: str) -> str:
     """Return a message of the Python API, with the shell's remedy where it has one of its own."""
     needs, register, _ = message.partition("; call attnbridge.integrations.duckdb.register(")
-    return f"{needs}; name its folder with --index" if register else message
+    option = "file with --graph" if "graph" in needs else "folder with --index"
+    return f"{needs}; name its {option}" if register else message
 
 
 def _parsed(text: str) -> "list[duckdb.Statement]":
@@ -157,12 +172,18 @@ def _interruptible(con: "duckdb.DuckDBPyConnection") -> Iterator[None]:
         con.interrupt()
         raise KeyboardInterrupt
 
-    previous = signal.getsignal(signal.SIGINT)
+    def unraisable(told: Any) -> None:
+        """Say nothing of ours where it cannot be raised, as in a callback of ctypes: it is raised at the end."""
+        if not (asked and told.exc_type is KeyboardInterrupt):
+            hook(told)
+
+    previous, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or previous is not signal.default_int_handler:  # ignored, or somebody else's
         yield
         return
     signal.signal(signal.SIGINT, stop)
+    sys.unraisablehook = unraisable
     try:
         yield
     except Exception as error:
@@ -171,6 +192,7 @@ def _interruptible(con: "duckdb.DuckDBPyConnection") -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, previous)
+        sys.unraisablehook = hook
     if asked:
         raise KeyboardInterrupt
 
@@ -201,15 +223,21 @@ def _check_params(values: dict[str, Any], parsed: "Sequence[duckdb.Statement]") 
 
 
 def _connection(
-    stack: ExitStack, database: Path | None, read_only: bool, index: Path | None, prefix: str, threads: int | None
+    stack: ExitStack,
+    database: Path | None,
+    read_only: bool,
+    index: Path | None,
+    graph: "AttentionGraph | None",
+    prefix: str,
+    threads: int | None,
 ) -> "duckdb.DuckDBPyConnection":
-    """Return the database, with the functions, and the index where one is named."""
+    """Return the database, with the functions, and the index and the graph where they are named."""
     from attnbridge.integrations import AttentionVectorBridge
     from attnbridge.integrations.duckdb import connect
 
     bridge = None if index is None else stack.enter_context(AttentionVectorBridge.open(index, read_only=True))
     config = {} if threads is None else {"threads": threads}
-    con = connect(database or ":memory:", read_only=read_only, config=config, prefix=prefix, index=bridge)
+    con = connect(database or ":memory:", read_only=read_only, config=config, prefix=prefix, index=bridge, graph=graph)
     terminal = all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
     con.execute(f"SET enable_progress_bar = {terminal}")
     con.execute("SET GLOBAL python_enable_replacements = false")  # a table that is not there is no variable of ours

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from attnbridge.cli.inputs import FILE, named_values, read_array, require_folder
+from attnbridge.cli.inputs import FILE, named_values, read_array
 from attnbridge.errors import InvalidInputError
 
 
@@ -55,7 +55,6 @@ def visualize(
     from attnbridge.scoring import resolve
 
     as_output(output, SUFFIXES, "--output")
-    require_folder(output, "--output")
     options = named_values(option_texts, "--option")
     resolve(attention_type, {name: value for name, value in options.items() if name != "mask"})
     query, key = _read(input_file)

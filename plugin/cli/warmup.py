@@ -19,7 +19,12 @@ def warmup(quiet: bool) -> None:
     started = time.perf_counter()
     folder = _lasting_cache_folder()
     metrics = ("cosine", "ip", "l2", "poincare")
-    steps: list[Callable[[], None]] = [_functions, _types, *(lambda m=metric: _bridge(m) for metric in metrics)]
+    steps: list[Callable[[], None]] = [
+        _functions,
+        _types,
+        _layers,
+        *(lambda m=metric: _bridge(m) for metric in metrics),
+    ]
     for dtype in ("float16", "int8"):
         steps += [lambda m=metric, d=dtype: _compressed(m, d) for metric in ("cosine", "l2")]  # type: ignore[misc]
     with progress_bar(len(steps), "compiling", not quiet) as advance:
@@ -70,6 +75,16 @@ def _types() -> None:
         with suppress(InvalidConfigError):  # no sequence, or no place in one
             mechanism = REGISTRY[name].mechanism(resolve(name, {})[1])
             mechanism.forward(rows, rows, rows, is_causal=True)
+
+
+def _layers() -> None:
+    """Run the layers over a small graph once."""
+    import numpy as np
+
+    from attnbridge.graph_layers import GATConv, GATv2Conv
+
+    for layer in (GATConv(8, 4, heads=2), GATv2Conv(8, 4, heads=2)):
+        layer.graph_forward(np.eye(3, 8, dtype=np.float32), [[0, 1], [1, 2]])
 
 
 def _bridge(metric: str) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from attnbridge import kernels
 from attnbridge.errors import DimensionMismatchError, InvalidInputError, NumericalInstabilityError
 from attnbridge.validation import as_floats, require_finite
+from attnbridge.workspace import FEW_NUMBERS, workspace
 
 Float = npt.NDArray[np.floating[Any]]
 Double = npt.NDArray[np.float64]
@@ -107,7 +108,7 @@ class Manifold(ABC):
         a, b = first.astype(np.float64), second.astype(np.float64)
         self._check(a, "u")
         self._check(b, "v")
-        return _representable(self._pairwise(a, b), np.float64)
+        return _representable(self._pairwise(a, b, np.empty((len(a), len(b)))), np.float64)
 
     def inner_product(self, x: npt.ArrayLike, u: npt.ArrayLike, v: npt.ArrayLike) -> Double:
         """Return the Riemannian inner products of tangent vectors at points.
@@ -340,8 +341,8 @@ class Manifold(ABC):
     def _distance(self, a: Double, b: Double) -> Double: ...
 
     @abstractmethod
-    def _pairwise(self, a: Double, b: Double) -> Double:
-        """Return distances (L, S) of C-contiguous rows (L, d) and (S, d)."""
+    def _pairwise(self, a: Double, b: Double, out: Double) -> Double:
+        """Fill and return the distances (L, S) of C-contiguous rows (L, d) and (S, d)."""
 
     @abstractmethod
     def _inner_product(self, x: Double, u: Double, v: Double) -> Double: ...
@@ -398,13 +399,19 @@ def _representable(values: Double, dtype: Any) -> npt.NDArray[Any]:
 
 def squared_lengths(x: Double) -> Double:
     """Return |x|^2 along the last axis."""
-    return np.asarray((x * x).sum(axis=-1))
+    if x.size < FEW_NUMBERS:
+        return np.asarray((x * x).sum(axis=-1))
+    with workspace(x.shape) as squares:
+        return np.asarray(np.multiply(x, x, out=squares).sum(axis=-1))
 
 
 def lengths(x: Double) -> Double:
     """Return |x| along the last axis, of numbers of any size."""
-    largest = np.abs(x).max(axis=-1, keepdims=True)
-    return np.asarray(largest[..., 0] * np.sqrt(squared_lengths(divided(x, largest))))
+    with workspace(x.shape) as scaled:
+        largest = np.abs(x, out=scaled).max(axis=-1, keepdims=True)
+        scaled.fill(0.0)
+        np.divide(x, largest, out=scaled, where=largest != 0.0)
+        return np.asarray(largest[..., 0] * np.sqrt(squared_lengths(scaled)))
 
 
 def divided(x: Double, by: Double, otherwise: float = 0.0) -> Double:
@@ -413,9 +420,8 @@ def divided(x: Double, by: Double, otherwise: float = 0.0) -> Double:
     return np.asarray(np.divide(x, by, out=out, where=by != 0.0))
 
 
-def gap_squares(a: Double, b: Double) -> Double:
-    """Return |a_i - b_j|^2 of rows (L, d) and (S, d)."""
-    out = np.empty((len(a), len(b)))
+def gap_squares(a: Double, b: Double, out: Double) -> Double:
+    """Fill and return |a_i - b_j|^2 (L, S) of rows (L, d) and (S, d)."""
     for point, row in zip(a, out, strict=True):
         kernels.dot(point, 1.0, b, None, None, None, -1.0, row, True)
     return out

@@ -31,8 +31,8 @@ class EuclideanSpace(Manifold):
     def _distance(self, a: Double, b: Double) -> Double:
         return lengths(a - b)
 
-    def _pairwise(self, a: Double, b: Double) -> Double:
-        return np.sqrt(gap_squares(a, b))
+    def _pairwise(self, a: Double, b: Double, out: Double) -> Double:
+        return np.sqrt(gap_squares(a, b, out), out=out)
 
     def _inner_product(self, x: Double, u: Double, v: Double) -> Double:
         return np.asarray((u * v).sum(axis=-1))

@@ -339,8 +339,7 @@ class HyperbolicSpace(Manifold):
         ratio = self.c * squared_lengths(a - b) / (self._margin(a) * self._margin(b))
         return np.asarray(2.0 * self.radius * np.arcsinh(np.sqrt(ratio)))
 
-    def _pairwise(self, a: Double, b: Double) -> Double:
-        out = np.empty((len(a), len(b)))
+    def _pairwise(self, a: Double, b: Double, out: Double) -> Double:
         factors, scales = 1.0 / self._margin(a), self.c / self._margin(b)
         for point, factor, row in zip(a, factors, out, strict=True):
             kernels.poincare(point, factor, b, scales, None, -self.radius, row)

@@ -11,6 +11,7 @@ from attnbridge.manifolds.flat import EuclideanSpace
 from attnbridge.manifolds.hyperbolic import HyperbolicSpace
 from attnbridge.manifolds.spherical import SphericalSpace
 from attnbridge.validation import as_choice, as_count
+from attnbridge.workspace import workspace
 
 
 class ProductSpace(Manifold):
@@ -88,12 +89,13 @@ class ProductSpace(Manifold):
         parts = [space._distance(a[..., part], b[..., part]) for space, part in self._parts]
         return np.asarray(np.sqrt(sum(distance**2 for distance in parts)))
 
-    def _pairwise(self, a: Double, b: Double) -> Double:
-        total = np.zeros((len(a), len(b)))
-        for space, part in self._parts:
-            near = space._pairwise(np.ascontiguousarray(a[:, part]), np.ascontiguousarray(b[:, part]))
-            total += np.multiply(near, near, out=near)
-        return np.sqrt(total, out=total)
+    def _pairwise(self, a: Double, b: Double, out: Double) -> Double:
+        out.fill(0.0)
+        with workspace(out.shape) as near:
+            for space, part in self._parts:
+                space._pairwise(np.ascontiguousarray(a[:, part]), np.ascontiguousarray(b[:, part]), near)
+                out += np.multiply(near, near, out=near)
+        return np.sqrt(out, out=out)
 
     def _inner_product(self, x: Double, u: Double, v: Double) -> Double:
         return np.asarray(

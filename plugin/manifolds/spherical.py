@@ -8,6 +8,7 @@ import numpy.typing as npt
 from attnbridge.errors import DimensionMismatchError, InvalidInputError, NumericalInstabilityError
 from attnbridge.manifolds.base import Double, Float, Manifold, divided, gap_squares, lengths, squared_lengths
 from attnbridge.validation import as_count, as_number
+from attnbridge.workspace import workspace
 
 # By how much of the radius a point may be off the sphere, and of its own length a tangent vector off the tangent plane.
 TOLERANCE = 1e-5
@@ -128,9 +129,12 @@ class SphericalSpace(Manifold):
         a, b = self._unit(a), self._unit(b)
         return np.asarray(2.0 * self.radius * np.arctan2(lengths(a - b), lengths(a + b)))
 
-    def _pairwise(self, a: Double, b: Double) -> Double:
+    def _pairwise(self, a: Double, b: Double, out: Double) -> Double:
         a, b = self._unit(a), self._unit(b)
-        return np.asarray(2.0 * self.radius * np.arctan2(np.sqrt(gap_squares(a, b)), np.sqrt(gap_squares(-a, b))))
+        with workspace(out.shape) as other:
+            np.sqrt(gap_squares(-a, b, other), out=other)
+            np.arctan2(np.sqrt(gap_squares(a, b, out), out=out), other, out=out)
+        return np.multiply(out, 2.0 * self.radius, out=out)
 
     def _inner_product(self, x: Double, u: Double, v: Double) -> Double:
         return np.asarray((u * v).sum(axis=-1))

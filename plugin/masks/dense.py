@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from attnbridge.errors import InvalidMaskError
 from attnbridge.masks.sparse import SparseMask
+from attnbridge.workspace import workspace
 
 
 class Mask(Protocol):
@@ -32,11 +33,13 @@ class DenseMask:
     def apply(self, logits: npt.NDArray[np.float64]) -> None:
         """Change logits (..., L, S)."""
         if self.data.dtype == np.bool_:
-            np.copyto(logits, -np.inf, where=~np.broadcast_to(self.data, logits.shape))
+            with workspace(self.data.shape, np.bool_) as hidden:
+                np.logical_not(self.data, out=hidden)
+                np.copyto(logits, -np.inf, where=hidden)
             return
         with np.errstate(over="ignore"):
             logits += self.data
-        if (logits == np.inf).any():
+        if np.fmax.reduce(logits, axis=None, initial=-np.inf) == np.inf:
             raise InvalidMaskError("mask must stay within float64 when added to the logits (1.8e308); lower it")
 
 
@@ -66,6 +69,8 @@ def as_attention_mask(mask: Any, shape: tuple[int, ...]) -> Mask:
         raise InvalidMaskError(
             f"mask must be boolean (True attends) or float (added), got dtype {data.dtype}; use .astype(bool) or float"
         )
-    if np.isnan(data).any() or (data == np.inf).any():
+    with np.errstate(invalid="ignore"):
+        top = data.max(initial=-np.inf)
+    if not top < np.inf:  # NaN is not
         raise InvalidMaskError("mask must be finite or -inf; NaN and +inf have no meaning in it")
     return DenseMask(data)

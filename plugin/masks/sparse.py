@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidMaskError, SparseMatrixError
+from attnbridge.graph_edges import require_sound
 from attnbridge.masks import bands
 from attnbridge.masks.patterns import Patterns, Shape, as_shape
 from attnbridge.validation import as_count
@@ -196,6 +197,7 @@ class SparseMask(Patterns):
             raise SparseMatrixError(
                 f"matrix must be a scipy.sparse matrix (queries, keys), got {type(matrix).__name__}"
             )
+        require_sound(matrix, "matrix")
         csr = matrix.tocsr(copy=True)
         csr.sum_duplicates()
         csr.eliminate_zeros()

@@ -1,21 +1,39 @@
 """What every attention mechanism shares: the shapes it takes, the calls it answers, what it returns."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidInputError
+from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError, InvalidInputError
+from attnbridge.graph_operator import GraphInput, GraphOperator, GraphOutput, refuse_unused
 from attnbridge.masks import Mask, SparseMask, as_attention_mask
 from attnbridge.mechanisms.listed import ListedRow, PairLogits, attend_listed
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.metric import Keys
-from attnbridge.validation import Float, as_bool, as_count, as_floats, limit_keys, require_finite, require_given
+from attnbridge.positions import RotaryEmbedding, require_head_dim
+from attnbridge.validation import (
+    Float,
+    all_finite,
+    as_bool,
+    as_count,
+    as_floats,
+    limit_keys,
+    require_finite,
+    require_given,
+)
+from attnbridge.workspace import FEW_NUMBERS, LEAST_BYTES, Lend, Workspaces, workspace
+
+if TYPE_CHECKING:
+    from attnbridge.cache import AttentionCache
+    from attnbridge.mechanisms.pairs import Pairs
 
 Logits = npt.NDArray[np.float64]
 Names = tuple[str, str, str]
@@ -34,6 +52,8 @@ class AttentionContext:
     is_causal : bool
     logsumexp : ndarray of float64, (..., L)
         The logarithm of each query's normaliser: weights = exp(logits - logsumexp); -inf where nothing is attended.
+    first : int, default 0
+        Place of query 0 (see `at`): where is_causal, query i attends to keys 0..first + i.
 
     Examples
     --------
@@ -50,6 +70,7 @@ class AttentionContext:
     mask: Any
     is_causal: bool
     logsumexp: npt.NDArray[np.float64]
+    first: int = 0
 
 
 class AttentionOutput(NamedTuple):
@@ -86,6 +107,32 @@ class Attended(NamedTuple):
     logsumexp: npt.NDArray[np.float64] | None
 
 
+def with_eps(total: Logits, eps: float) -> tuple[Logits, Logits]:
+    """Return factors that turn softmax weights into exp(logits) / (sum + eps), and log-normalisers to match.
+
+    With eps = 1 a query may attend to nothing at all (Miller 2023, Attention Is Off By One).
+    """
+    with np.errstate(over="ignore"):  # where nothing is attended, or next to it: 0
+        factors = np.exp(-total)
+        factors *= eps
+        factors += 1.0
+        np.divide(1.0, factors, out=factors)
+    larger = np.logaddexp(total, np.log(eps))
+    larger[total == -np.inf] = -np.inf
+    return factors, larger
+
+
+def scale_rows(array: Float, factors: npt.NDArray[np.float64]) -> None:
+    """Multiply by factors in place, in float64."""
+    if array.size < FEW_NUMBERS:
+        np.multiply(array, factors, out=array, casting="same_kind")
+        return
+    with workspace(array.shape) as wide:
+        np.copyto(wide, array)
+        wide *= factors
+        np.copyto(array, wide, casting="same_kind")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Checked inputs, cut into problems: one sequence of queries over one set of keys each.
@@ -104,9 +151,13 @@ class Batch:
         The query was given without its axis of L.
     mask : Mask or None
     is_causal : bool
-        Query i attends to keys 0..i.
+        Query i attends to keys 0..first + i.
     names : tuple of str
         What errors call query, key and value.
+    room : list of ndarray, (P, L, S)
+        Working memory for logits that nobody keeps, while it is lent; taken out by who uses it.
+    first : int
+        Place of query 0 among the keys; other than 0 after `at`.
     """
 
     query: Float
@@ -118,6 +169,8 @@ class Batch:
     mask: Mask | None
     is_causal: bool
     names: Names
+    room: list[Logits] = field(default_factory=list, kw_only=True)
+    first: int = field(default=0, kw_only=True)
 
     @classmethod
     def of(
@@ -131,6 +184,7 @@ class Batch:
         names: Names = _NAMES,
         max_keys: int | None = None,
         same_dim: bool = True,
+        first: int = 0,
     ) -> Self:
         """Check query (d,) or (..., L, d), key (..., S, d), value (..., S, dv) and the mask; None: no value is needed.
 
@@ -174,6 +228,7 @@ class Batch:
             mask=None if mask is None else as_attention_mask(mask, (*lead, arrays[0].shape[-2], k.shape[-2])),
             is_causal=as_bool(is_causal, "is_causal"),
             names=names,
+            first=first,
         )
 
     @property
@@ -181,18 +236,40 @@ class Batch:
         """Problems, queries and keys: (P, L, S)."""
         return len(self.which), self.query.shape[1], self.key.shape[1]
 
+    def new_logits(self) -> Logits:
+        """Return an array (P, L, S) to be filled with logits: the working memory where there is some."""
+        fits = self.room and self.room[0].shape == self.shape
+        return self.room.pop() if fits else np.empty(self.shape)
+
+    @contextmanager
+    def working(self) -> Iterator["Batch"]:
+        """Lend the batch with working memory for logits; no result may be part of it."""
+        if math.prod(self.shape) * 8 < LEAST_BYTES:
+            yield self
+            return
+        with workspace(self.shape) as room:
+            yield replace(self, room=[room])
+
     def apply_mask(self, logits: Logits) -> None:
         """Put -inf where logits (P, L, S) may not be attended, and add a float mask."""
         if self.mask is not None:
             self.mask.apply(logits.reshape(*self.lead, *logits.shape[1:]))
         if self.is_causal:
-            queries, keys = logits.shape[1:]
-            logits[:, np.arange(keys) > np.arange(queries)[:, None]] = -np.inf
+            for i in range(logits.shape[1]):
+                logits[:, i, self.first + i + 1 :] = -np.inf
 
     def restore(self, array: npt.NDArray[Any], axis: int = 1) -> npt.NDArray[Any]:
         """Return (P, L, ...) in the caller's shape: (..., L, ...), without L, which is at `axis`, for one query."""
         whole = array.reshape(*self.lead, *array.shape[1:])
         return np.squeeze(whole, axis=len(self.lead) + axis - 1) if self.single else whole
+
+    def rotated(self, rotary: RotaryEmbedding, heads: int, start: int, turned_keys: bool = False) -> Self:
+        """Return the batch with queries and keys turned by their places, head by head, query 0 at `start`."""
+        for array in (self.query, self.key):
+            require_head_dim(rotary, array.shape[-1] // heads)
+        self.require_finite()  # the row as it was given is named
+        key = self.key if turned_keys else rotary._heads(self.key, heads)
+        return replace(self, query=rotary._heads(self.query, heads, start), key=key)
 
     def problems(self) -> tuple[Float, Float, Float]:
         """Return query, key and value with all leading axes: (..., L, d), (..., S, d), (..., S, dv)."""
@@ -248,6 +325,13 @@ def cut_blocks(array: npt.NDArray[Any], lead: tuple[int, ...], tail: int) -> tup
     return blocks, (numbers if own == lead else np.broadcast_to(numbers, lead)).reshape(-1)
 
 
+def wide_outputs(batch: Batch, lend: Lend) -> npt.NDArray[np.float64]:
+    """Return an array (P, L, dv) for outputs in float64: lent, unless they are returned so."""
+    assert batch.value is not None
+    shape = (*batch.shape[:2], batch.value.shape[-1])
+    return np.empty(shape) if batch.value.dtype == np.float64 else lend(shape, np.float64)
+
+
 def require_finite_rows(array: npt.NDArray[Any], name: str) -> None:
     """Refuse NaN and infinity in (m, n, d), naming row and, where there are several, block."""
     if len(array) == 1:
@@ -257,21 +341,13 @@ def require_finite_rows(array: npt.NDArray[Any], name: str) -> None:
         require_finite(rows, f"{name}[{block}]")
 
 
-def limit_length(batch: Batch, most: int | None) -> None:
-    """Refuse more queries or keys than a sequence may have."""
-    if most is None:
-        return
-    for name, length in zip(batch.names, batch.shape[1:], strict=False):
-        if length > most:
-            raise InputTooLargeError(
-                f"{name} must be at most max_seq_len = {most} long, got {length}; raise max_seq_len, or cut it"
-            )
-
-
-class Attention(ABC):
+class Attention(GraphOperator):
     """A mechanism: logits of pairs, weights over keys, output over values.
 
-    It holds parameters and settings, never anything of a call, so that one object serves many threads.
+    It holds parameters and settings, never anything of a call, so that one object serves many threads. Over a graph
+    each node is a query, and the sources of its edges are keys and values: its features are
+    forward(X[i], X[sources], X[sources]), its edges' coefficients the weights; a node without edges has zeros. Weights
+    of edges multiply within the softmax. There is no dropout over graphs.
 
     Attributes
     ----------
@@ -289,6 +365,10 @@ class Attention(ABC):
     name: ClassVar[str]
     causal: bool = False
     dropout: float = 0.0
+    d_model: int | None = None
+    max_seq_len: int | None = None
+    _softmax_eps: float = 0.0  # in the denominators of weights
+    rotary: RotaryEmbedding | None = None
 
     @property
     @abstractmethod
@@ -324,7 +404,7 @@ class Attention(ABC):
             Boolean: True attends. Float: added to the logits. A query that may attend to nothing has zero output. Under
             a `SparseMask` only its pairs are computed, in memory that does not grow with L x S.
         is_causal : bool, default False
-            Query i attends to keys 0..i only.
+            Query i attends to keys 0..i only; after `at(p)` to keys 0..p + i.
         need_weights : bool, default False
             Return the weights too, (..., L, S).
         need_context : bool, default False
@@ -356,7 +436,11 @@ class Attention(ABC):
             assert total is not None
             assert batch.value is not None
             context = AttentionContext(
-                *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=batch.restore(total, total.ndim - 1)
+                *batch.problems(),
+                mask=mask,
+                is_causal=batch.is_causal,
+                logsumexp=batch.restore(total, total.ndim - 1),
+                first=batch.first,
             )
         return AttentionOutput(batch.restore(output), None if weights is None else batch.restore(weights), context)
 
@@ -412,6 +496,79 @@ class Attention(ABC):
         """
         return {}
 
+    def as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        """Return the attention type, with its options, that ranks as this mechanism does.
+
+        It is what an index, a graph and SQL compute by when they are given a mechanism: as it is then, parameters that
+        are set later are not seen. What acts on sequences or on outputs alone (dropout, the length of sequences,
+        blocks, how values are averaged) has no part in it.
+
+        Returns
+        -------
+        tuple of AttentionType, dict
+
+        Raises
+        ------
+        InvalidConfigError
+            A mechanism that ranks as no type does.
+        """
+        if self.causal:
+            raise InvalidConfigError("causal must be False where keys have no order, as candidates; got True")
+        if self.rotary is not None:
+            raise InvalidConfigError(
+                f"rotary must be None where keys have no places, as candidates; got {self.rotary!r}"
+            )
+        eps = self._softmax_eps or getattr(self, "eps", 0.0)
+        if eps > 0.0:
+            raise InvalidConfigError(f"eps must be 0 where candidates are ranked, whose weights sum to 1; got {eps}")
+        return self._as_type()
+
+    def cached(self, cache: "AttentionCache") -> "Attention":
+        """Return this mechanism with its answers kept: `forward`, `logits` and `weights` look into the cache first.
+
+        Parameters
+        ----------
+        cache : AttentionCache
+            It may serve other mechanisms and indexes too.
+
+        Returns
+        -------
+        Attention
+            Calls in training, with a seed or with need_context=True are not kept.
+
+        Raises
+        ------
+        InvalidConfigError
+
+        Examples
+        --------
+        >>> import attnbridge as ab
+        >>> cache = ab.AttentionCache()
+        >>> attention = ab.ScaledDotProductAttention().cached(cache)
+        >>> [attention.logits([1.0, 0.0], [[1.0, 0.0]]).round(2).tolist() for _ in range(2)], cache.hits
+        ([[0.71], [0.71]], 1)
+        """
+        from attnbridge.mechanisms.cached import CachedAttention
+
+        return CachedAttention(self, cache)
+
+    def require_dim(self, dim: int) -> None:
+        """Refuse vectors of another dimension than this mechanism's, where it has one.
+
+        Parameters
+        ----------
+        dim : int
+
+        Raises
+        ------
+        DimensionMismatchError
+        """
+        if self.d_model not in (None, dim):
+            raise DimensionMismatchError(f"attention must have d_model = {dim} as the vectors have, got {self.d_model}")
+
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        raise InvalidConfigError(f"{type(self).__name__} ranks as no attention type does; name one instead")
+
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.config.items())
         return f"{type(self).__name__}({settings})"
@@ -424,14 +581,34 @@ class Attention(ABC):
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         """Check the inputs of a call."""
-        return Batch.of(query, key, value, mask, as_bool(is_causal, "is_causal") or self.causal, **names)
+        batch = Batch.of(query, key, value, mask, as_bool(is_causal, "is_causal") or self.causal, **names)
+        self._check_limits(batch)
+        return batch
+
+    def _check_limits(self, batch: Batch) -> None:
+        """Refuse inputs of another dimension, and sequences that are longer, where there is such a limit."""
+        if self.d_model is not None and batch.query.shape[-1] != self.d_model:
+            raise DimensionMismatchError(
+                f"{batch.names[0]} must have dimension d_model = {self.d_model}, got {batch.query.shape[-1]}"
+            )
+        if self.max_seq_len is None:
+            return
+        for name, length in zip(batch.names, batch.shape[1:], strict=False):
+            if length > self.max_seq_len:
+                raise InputTooLargeError(
+                    f"{name} must be at most max_seq_len = {self.max_seq_len} long, got {length}; raise max_seq_len, "
+                    "or cut it"
+                )
 
     def _masked_logits(self, batch: Batch) -> Logits:
         """Return the logits (P, L, S), -inf where nothing may be attended."""
         logits = self._logits(batch)
-        if not np.isfinite(logits).all():  # finite float32 cannot get here: products are redone in float64
+        top = logits.max(initial=0.0)  # NaN where there is one
+        if not (
+            logits.min(initial=0.0) > -np.inf and top < np.inf
+        ):  # finite float32 cannot get here: products are redone in float64
             batch.require_finite()
-            if np.isnan(logits).any() or (logits == np.inf).any():
+            if not top < np.inf:
                 query, key, _ = batch.names
                 raise InvalidInputError(f"{query} and {key} must have products within float64 (1.8e308); rescale them")
         batch.apply_mask(logits)
@@ -439,8 +616,9 @@ class Attention(ABC):
 
     def _all_weights(self, batch: Batch) -> Float:
         """Return the weights (P, L, S)."""
-        weights, _ = self._weights(batch, self._masked_logits(batch))
-        return weights.astype(batch.key.dtype, copy=False)
+        with batch.working() as own:
+            weights, _ = self._weights(own, self._masked_logits(own))
+            return weights.astype(batch.key.dtype)
 
     def _attend(
         self,
@@ -454,13 +632,49 @@ class Attention(ABC):
         pair_logits = self._pair_logits(batch) if isinstance(batch.mask, SparseMask) else None
         if pair_logits is not None:
             return Attended(*attend_listed(self, batch, pair_logits, need_weights, *self._draw(training, seed)))
-        weights, total = self._weights(batch, self._masked_logits(batch))
-        rate, draw = self._draw(training, seed)
-        if rate > 0.0:
-            for problem in range(len(weights)):
-                kernels.drop(weights[problem], rate, draw, problem, 0, 0)
-        output = self._outputs(batch, weights)
-        return Attended(output, weights.astype(batch.key.dtype, copy=False) if need_weights else None, total)
+        with batch.working() as own:
+            weights, total = self._weights(own, self._masked_logits(own))
+            rate, draw = self._draw(training, seed)
+            if rate > 0.0:
+                for problem in range(len(weights)):
+                    kernels.drop(weights[problem], rate, draw, problem, 0, 0)
+            output = self._outputs(own, weights)
+            return Attended(output, weights.astype(batch.key.dtype) if need_weights else None, total)
+
+    # ---- over graphs
+
+    def _over(self, graph: GraphInput) -> GraphOutput:
+        from attnbridge.mechanisms.neighbors import as_star_batch  # which is about this class
+
+        batch, pairs = as_star_batch(self, graph)
+        features, by_target = self._attend_edges(batch, pairs)
+        coefficients = np.empty(len(by_target), features.dtype)
+        coefficients[graph.edges.numbers] = by_target
+        return GraphOutput(features, coefficients)
+
+    def _refuse(self, edge_attr: Any, edge_weight: Any, edge_type: Any) -> None:
+        kind = type(self).__name__
+        refuse_unused("edge_attr", edge_attr, kind, "GraphAttention with in_dim and edge_dim takes features of edges")
+        refuse_unused("edge_type", edge_type, kind, "HeteroConv has a layer for each type")
+        self._refuse_order()
+
+    def _refuse_order(self) -> None:
+        """Refuse settings that go by the order of keys, which a node's edges do not have."""
+        if self.causal:
+            raise InvalidConfigError("causal must be False over a graph, where a node's edges have no order; got True")
+        if self.rotary is not None:
+            raise InvalidConfigError(
+                f"rotary must be None over a graph, where nodes have no places; got {self.rotary!r}"
+            )
+
+    def _attend_edges(self, batch: Batch, pairs: "Pairs") -> tuple[Float, Float]:
+        """Return features (n, dv) and coefficients (m,), as `as_star_batch` has nodes and edges."""
+        from attnbridge.mechanisms.neighbors import attend_each_node, attend_listed_nodes
+
+        pair_logits = self._pair_logits(batch)
+        if pair_logits is None:
+            return attend_each_node(self, batch, pairs)
+        return attend_listed_nodes(self, batch, pairs, pair_logits)
 
     # ---- what subclasses build on
 
@@ -474,10 +688,12 @@ class Attention(ABC):
     def _listed_outputs(self, batch: Batch, rows: Iterator[ListedRow]) -> Float:
         """Return what `_outputs` does, from the weights of the queries that attend to anything."""
         assert batch.value is not None
-        out = np.zeros((*batch.shape[:2], batch.value.shape[-1]))
-        for problem, i, ids, weights in rows:
-            kernels.weighted_sum(weights, batch.value[batch.which[problem, 2]], None, ids, out[problem, i])
-        return out.astype(batch.value.dtype, copy=False)
+        with Workspaces() as lend:
+            out = wide_outputs(batch, lend)
+            out.fill(0.0)
+            for problem, i, ids, weights in rows:
+                kernels.weighted_sum(weights, batch.value[batch.which[problem, 2]], None, ids, out[problem, i])
+            return out.astype(batch.value.dtype, copy=False)
 
     def _draw(self, training: bool, seed: int | None) -> tuple[float, int]:
         """Return the rate of dropout of this call, and the number from which all that is random is drawn."""
@@ -493,18 +709,122 @@ class Attention(ABC):
         for problem, rows in enumerate(logits):
             for i, row in enumerate(rows):
                 total[problem, i] = kernels.softmax(row, row)
+        if self._softmax_eps > 0.0:
+            factors, total = with_eps(total, self._softmax_eps)
+            logits *= factors[..., None]
         return logits, total
 
     def _outputs(self, batch: Batch, weights: Logits) -> Float:
         """Return each query's weighted sum of the values, (P, L, dv)."""
         assert batch.value is not None
-        out = np.empty((*weights.shape[:2], batch.value.shape[-1]))
-        for problem, (rows, number) in enumerate(zip(weights, batch.which[:, 2], strict=True)):
-            for i, row in enumerate(rows):
-                kernels.weighted_sum(row, batch.value[number], None, None, out[problem, i])
-        if not np.isfinite(out).all():
-            batch.require_finite()
-        return out.astype(batch.value.dtype, copy=False)
+        with Workspaces(weights.size) as lend:
+            out = wide_outputs(batch, lend)
+            for problem, (rows, number) in enumerate(zip(weights, batch.which[:, 2], strict=True)):
+                for i, row in enumerate(rows):
+                    kernels.weighted_sum(row, batch.value[number], None, None, out[problem, i])
+            if not all_finite(out):
+                batch.require_finite()
+            return out.astype(batch.value.dtype, copy=False)
+
+
+class RotaryAttention(Attention):
+    """A mechanism that can turn queries and keys by their places."""
+
+    _start: int = 0
+    _turned_keys: bool = False
+
+    def at(self, position: int, *, turned_keys: bool = False) -> Self:
+        """Return the mechanism for queries that begin at a place: decoding, with the keys so far in a cache.
+
+        Parameters
+        ----------
+        position : int
+            Place of the first query; key j is at j. Where it is causal, query i attends to keys 0..position + i only;
+            elsewhere to all keys that it is given.
+        turned_keys : bool, default False
+            Whether keys are given as `turn` returns them: each is turned once, not again at every step.
+
+        Returns
+        -------
+        Attention
+            With the same parameters; its config does not tell the place.
+
+        Raises
+        ------
+        InvalidConfigError
+            Without a rotary embedding places have no meaning; turned_keys with projections, which come before.
+
+        Examples
+        --------
+        >>> import numpy as np, attnbridge as ab
+        >>> attention = ab.ScaledDotProductAttention(rotary=ab.RotaryEmbedding(4))
+        >>> x, kept = np.eye(3, 4, dtype=np.float32), np.empty((3, 4), np.float32)
+        >>> for t in range(3):
+        ...     kept[t] = attention.turn(x[t : t + 1], t)[0]
+        ...     output = attention.at(t, turned_keys=True).forward(x[t], kept[: t + 1], x[: t + 1]).output
+        >>> bool(np.allclose(output, attention.forward(x, x, x, is_causal=True).output[2]))
+        True
+
+        Several queries at once, as a prompt is read in chunks:
+
+        >>> attention = ab.ScaledDotProductAttention(rotary=ab.RotaryEmbedding(4), causal=True)
+        >>> attention.at(1).weights(x[1:], x).round(2)
+        array([[0.28, 0.72, 0.  ],
+               [0.27, 0.27, 0.45]], dtype=float32)
+        >>> bool(np.allclose(attention.at(1).forward(x[1:], x, x).output, attention.forward(x, x, x).output[1:]))
+        True
+        """
+        self._require_rotary("at() moves the queries to theirs")
+        moved = copy(self)
+        moved._start = as_count(position, "position", least=0)
+        moved._turned_keys = as_bool(turned_keys, "turned_keys")
+        if moved._turned_keys:
+            self._refuse_projections("turned_keys must be False")
+        return moved
+
+    def turn(self, key: npt.ArrayLike, position: int = 0) -> Float:
+        """Return keys turned by their places, each head's columns alike: what `at(turned_keys=True)` attends to.
+
+        Parameters
+        ----------
+        key : array_like, (..., S, d)
+        position : int, default 0
+            Place of the first.
+
+        Returns
+        -------
+        ndarray, (..., S, d)
+
+        Raises
+        ------
+        InvalidConfigError, DimensionMismatchError, InvalidInputError, InputTooLargeError
+        """
+        rotary = self._require_rotary("turn() turns the keys by theirs")
+        self._refuse_projections("keys must be turned by forward()")
+        rows, heads = _array(key, "key", least=2), getattr(self, "num_heads", 1)
+        if rows.shape[-1] != rotary.dim * heads:
+            raise DimensionMismatchError(f"key must be (..., S, {rotary.dim * heads}), got shape {rows.shape}")
+        require_finite_rows(rows.reshape(1, -1, rows.shape[-1]), "key")
+        start = as_count(position, "position", least=0)
+        return rotary._heads(rows.reshape(-1, *rows.shape[-2:]), heads, start).reshape(rows.shape)
+
+    def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
+        return super()._check(query, key, value, mask, is_causal, first=self._start, **names)
+
+    def _require_rotary(self, why: str) -> RotaryEmbedding:
+        if self.rotary is None:
+            raise InvalidConfigError(f"rotary must be given for places to count; {why}")
+        return self.rotary
+
+    def _refuse_projections(self, what: str) -> None:
+        if getattr(self, "projections", False):
+            raise InvalidConfigError(f"{what} with projections, which come before the turn; got projections=True")
+
+    def _rotated(self, batch: Batch, heads: int = 1) -> Batch:
+        """Return the batch, turned where there is an embedding."""
+        if self.rotary is None:
+            return batch
+        return batch.rotated(self.rotary, heads, self._start, self._turned_keys)
 
 
 class RegisteredAttention(Attention):
@@ -516,8 +836,11 @@ class RegisteredAttention(Attention):
     def _options(self) -> Mapping[str, Any]:
         """Return the row's options."""
 
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        return self.row, dict(self._options())
+
     def _logits(self, batch: Batch) -> Logits:
-        out = np.empty(batch.shape)
+        out = batch.new_logits()
         options = self._options()
         for problem, (q, k, _) in enumerate(batch.which):
             keys = Keys(batch.key[k])

@@ -237,7 +237,7 @@ class _LateInteraction(Attention):
     def _logits(self, batch: Batch) -> Logits:
         assert isinstance(batch, _TokenBatch)
         batch.require_finite()  # a maximum would pass over NaN
-        query, out = batch.query[0], np.empty(batch.shape)
+        query, out = batch.query[0], batch.new_logits()
         weights = np.full(len(query), 1.0 / len(query))
         match(query, weights, batch.key[0], None, batch.starts, batch.lengths, self._options, out[0, 0])
         return out
@@ -379,7 +379,8 @@ class CrossAttention(MultiHeadAttention):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make an equal mechanism, of the same initial parameters."""
-        return {name: value for name, value in super().config.items() if name != "causal"}
+        absent = ("causal", "eps", "rotary")
+        return {name: value for name, value in super().config.items() if name not in absent}
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         if as_bool(is_causal, "is_causal"):

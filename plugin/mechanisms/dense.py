@@ -1,7 +1,7 @@
 """Softmax attention over all keys, or a band of them: the kernels' call, and the rows that ask for float64."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from attnbridge.masks import DenseMask
 from attnbridge.mechanisms.base import Attended, Batch, cut_blocks
 from attnbridge.threads import for_chunks, usable_threads
 from attnbridge.validation import Float, kernel_ready
+from attnbridge.workspace import Lend
 
 # Up to so many queries go one by one.
 FEW = 6
@@ -27,6 +28,9 @@ MANY_BLOCK = 64
 
 # Multiply-adds of about a millisecond: less is not shared out, and a chunk is no more.
 _MILLISECOND = 50_000_000
+
+# Values of a mask that are looked at together.
+_PART = 1 << 15
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -177,6 +181,7 @@ def attend_dense(
     rate: float = 0.0,
     draw: int = 0,
     block: int | None = None,
+    lend: Lend = np.empty,
 ) -> Attended:
     """Return softmax(scale q K^T + mask) V of each problem, head by head.
 
@@ -188,7 +193,7 @@ def attend_dense(
     scale : float
     heads : int, default 1
     left, right : int, optional
-        Query i attends to keys i - left .. i + right only; a causal batch has right = 0.
+        Query i attends to keys i - left .. i + right only; a causal batch has right = its `first`.
     need_weights : bool, default False
     rate : float, default 0.0
         Of dropout.
@@ -196,6 +201,8 @@ def attend_dense(
         What dropout is drawn from; head h of problem p is problem p * heads + h of `kernels.drop`.
     block : int, optional
         Keys that are attended to at a time.
+    lend : callable
+        (shape, dtype) -> array, for outputs and log-normalisers.
 
     Returns
     -------
@@ -208,7 +215,7 @@ def attend_dense(
     most = queries + keys
     left, right = (most if side is None else min(side, most) for side in (left, right))
     if batch.is_causal:
-        right = min(right, 0)
+        right = min(right, batch.first)
     if left < queries - 1 or right < keys - 1:
         batch.require_finite()  # of what lies outside the band no result tells
     dtype = batch.value.dtype
@@ -231,8 +238,8 @@ def attend_dense(
         draw,
     )
     results = Results(
-        np.empty((problems, queries, batch.value.shape[2]), dtype),
-        np.empty((problems, heads, queries)),
+        lend((problems, queries, batch.value.shape[2]), dtype),
+        lend((problems, heads, queries), np.float64),
         np.zeros((problems, heads, queries, keys), dtype) if need_weights else _NO_WEIGHTS[dtype.char],
     )
     pairs = min(keys, left + right + LANES) * (batch.query.shape[2] + batch.value.shape[2]) // heads
@@ -253,10 +260,19 @@ def _mask_blocks(batch: Batch, which: npt.NDArray[np.int64]) -> Masks:
     with np.errstate(over="ignore"):
         numbers = blocks.astype(batch.key.dtype, copy=False)
     if blocks.dtype.itemsize > numbers.dtype.itemsize:
-        lost = np.isinf(numbers) != np.isinf(blocks)
-        if lost.any():  # a large number is not -inf, which hides a key
-            numbers[lost] = np.copysign(np.finfo(numbers.dtype).max, blocks[lost])
+        for wide, narrow in zip(_parts(blocks), _parts(numbers), strict=True):
+            lost = np.isinf(narrow) != np.isinf(wide)
+            if lost.any():  # a large number is not -inf, which hides a key
+                narrow[lost] = np.copysign(np.finfo(narrow.dtype).max, wide[lost])
     return Masks(_NO_MASK, kernel_ready(numbers))
+
+
+def _parts(blocks: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Return views of some rows each: what is made of one of them stays in the cache."""
+    for block in blocks:
+        step = max(1, _PART // block.shape[1])
+        for start in range(0, len(block), step):
+            yield block[start : start + step]
 
 
 def _dense_mask(batch: Batch) -> npt.NDArray[Any]:

@@ -12,6 +12,7 @@ from attnbridge.mechanisms.base import Attention, AttentionOutput, Batch, requir
 from attnbridge.mechanisms.listed import PairLogits
 from attnbridge.mechanisms.row import Ids, Logits, positive
 from attnbridge.validation import as_bool
+from attnbridge.workspace import Lend, Workspaces, workspace
 
 _NAMES = ("query_pos", "key_pos", "features")
 
@@ -149,10 +150,11 @@ class GeometricAttention(Attention):
 
     def _distances(self, batch: Batch) -> Logits:
         """Return the distances (P, L, S)."""
-        out = np.empty(batch.shape)
-        queries, keys = (_positions(self.space, batch, place) for place in (0, 1))
-        for distances, (q, k, _) in zip(out, batch.which, strict=True):
-            distances[:] = self.space._pairwise(queries[q], keys[k])
+        out = batch.new_logits()
+        with Workspaces(batch.query.size + batch.key.size) as lend:
+            queries, keys = (_positions(self.space, batch, place, lend) for place in (0, 1))
+            for distances, (q, k, _) in zip(out, batch.which, strict=True):
+                self.space._pairwise(queries[q], keys[k], distances)
         return out
 
     def _logits(self, batch: Batch) -> Logits:
@@ -163,24 +165,27 @@ class GeometricAttention(Attention):
 
         def fill(problem: int, i: int, ids: Ids, out: Logits) -> None:
             q, k, _ = batch.which[problem]
-            out[:] = self._of_distances(self.space._pairwise(queries[q, i : i + 1], keys[k][ids])[0])
+            self._of_distances(self.space._pairwise(queries[q, i : i + 1], keys[k][ids], out[None]))
 
         return fill
 
     def _of_distances(self, distances: Logits) -> Logits:
         """Return the logits in place of distances, -inf beyond the radius."""
-        beyond = None if self.radius is None else distances > self.radius
-        logits = np.divide(distances, -self.temperature, out=distances)
-        if beyond is not None:
-            logits[beyond] = -np.inf
+        if self.radius is None:
+            return np.divide(distances, -self.temperature, out=distances)
+        with workspace(distances.shape, np.bool_) as beyond:
+            np.greater(distances, self.radius, out=beyond)
+            logits = np.divide(distances, -self.temperature, out=distances)
+            np.copyto(logits, -np.inf, where=beyond)
         return logits
 
 
-def _positions(space: Manifold, batch: Batch, place: int) -> npt.NDArray[np.float64]:
+def _positions(space: Manifold, batch: Batch, place: int, lend: Lend = np.empty) -> npt.NDArray[np.float64]:
     """Return checked positions of queries or keys, (m, n, d)."""
     rows, name = (batch.query, batch.key)[place], batch.names[place]
     require_finite_rows(rows, name)
-    points = np.ascontiguousarray(rows, np.float64)
+    points = lend(rows.shape, np.float64)
+    np.copyto(points, rows)
     for number, block in enumerate(points):
         space._check(block, name if len(points) == 1 else f"{name}[{number}]")
     return points

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.config import AGGREGATIONS, GraphAttentionConfig, as_dim_of_model, as_dropout
-from attnbridge.errors import DimensionMismatchError, InvalidConfigError
+from attnbridge.errors import DimensionMismatchError, InvalidConfigError, NumericalInstabilityError
+from attnbridge.graph_operator import GraphInput, GraphOutput, refuse_unused
 from attnbridge.masks import SparseMask
 from attnbridge.mechanisms.base import Attended, Attention, AttentionOutput, Batch
 from attnbridge.mechanisms.graph_logits import (
@@ -24,7 +26,10 @@ from attnbridge.mechanisms.graph_logits import (
     fitting,
     parameters_option,
 )
+from attnbridge.mechanisms.graph_network import attend_network
 from attnbridge.mechanisms.listed import ListedRow, PairLogits
+from attnbridge.mechanisms.neighbors import attend_nodes
+from attnbridge.mechanisms.pairs import Pairs
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, gathered, optional, positive
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_choice, as_count, as_floats, as_number, require_finite
@@ -106,7 +111,8 @@ class GraphAttention(Attention):
     =============================  ==============================================================
 
     Values are weighted as they are given: where the paper weighs W k, W k is the value to give. Under v1 all queries
-    order the keys alike.
+    order the keys alike. Over a graph (`graph_forward`) the values are the nodes themselves without in_dim, and with it
+    the papers': U x, under v1 W x, so that features are (n, out_dim); `edge_attr` are the edges' features.
 
     Parameters
     ----------
@@ -299,6 +305,16 @@ class GraphAttention(Attention):
         self._arrays = arrays
         self._scorer = Network(self.version, arrays, self.negative_slope, self.temperature)
 
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        if self.edge_dim is not None or not self.normalize:
+            got = f"edge_dim={self.edge_dim}, normalize={self.normalize}"
+            raise InvalidConfigError(
+                f"edge_dim must be None and normalize True where vectors are ranked without a graph, got {got}"
+            )
+        given = {name: getattr(self, name) for name in ("version", "temperature", "negative_slope")}
+        parameters = parameters_option(self._arrays, "parameters") if self._arrays else None
+        return GAT, {**given, "parameters": parameters}
+
     def _initial(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return Xavier uniform parameters (Glorot and Bengio 2010, equation 16)."""
         assert self.version is not None
@@ -446,7 +462,7 @@ class GraphAttention(Attention):
                 out[problem, i, ids] = row
             return out
         scorer: Any = self._scorer  # once: another thread may set parameters meanwhile
-        edges, out = self._edge_blocks(batch), np.empty(batch.shape)
+        edges, out = self._edge_blocks(batch), batch.new_logits()
         keys, queries = [scorer.keys(rows) for rows in batch.key], [scorer.queries(rows) for rows in batch.query]
         for problem, (q, k, _) in enumerate(batch.which):
             for i, query in enumerate(queries[q]):
@@ -467,6 +483,46 @@ class GraphAttention(Attention):
             scorer.logits(queries[q][i], keys[k], along(problem, i, ids), out, ids)
 
         return fill
+
+    # ---- over graphs
+
+    def _over(self, graph: GraphInput) -> GraphOutput:
+        if graph.edge_attr is None:
+            return super()._over(graph)
+        want = (len(graph.edge_attr), self.edge_dim)
+        if graph.edge_attr.shape != want:
+            raise DimensionMismatchError(
+                f"edge_attr must be {want} as edge_dim says, got shape {graph.edge_attr.shape}"
+            )
+        call = self._along(graph.edge_attr[graph.edges.numbers])
+        return super(GraphAttention, call)._over(graph)
+
+    def _refuse(self, edge_attr: Any, edge_weight: Any, edge_type: Any) -> None:
+        if self.edge_dim is not None and edge_attr is None:
+            raise InvalidConfigError(f"edge_attr must be given, (edges, {self.edge_dim}) as edge_dim says")
+        if not self.normalize:
+            refuse_unused("edge_weight", edge_weight, "normalize=False", "there is no softmax that it could go into")
+        super()._refuse(None if self.edge_dim is not None else edge_attr, edge_weight, edge_type)
+
+    def _attend_edges(self, batch: Batch, pairs: Pairs) -> tuple[Float, Float]:
+        scorer, rows = self._scorer, batch.key[0]
+        if isinstance(scorer, Network):
+            require_dim(scorer.arrays["W"].shape[1], rows.shape[1])
+            if self.aggregation == "sum" and self.normalize:
+                made = attend_network(scorer, rows, self._edges, pairs)
+                if made is not None:
+                    return made
+            value = scorer.values(rows)
+            if not np.isfinite(value).all():
+                raise NumericalInstabilityError(f"features must be within {rows.dtype}; rescale X, or the parameters")
+            return super()._attend_edges(replace(batch, value=value[None]), pairs)
+        if self.aggregation != "sum" or not self.normalize:
+            return super()._attend_edges(batch, pairs)
+        units = scorer.directions(rows)[None]  # whose dot products a kernel attends by
+        value = rows.astype(units.dtype, copy=False)[None]
+        along = replace(batch, query=units, key=units, value=value)
+        features, coefficients, _ = attend_nodes(along, pairs, 1.0 / self.temperature)
+        return features.astype(rows.dtype, copy=False), coefficients.astype(rows.dtype, copy=False)
 
     def _listed_edges(self, batch: Batch) -> Callable[[int, int, Ids], Float | None]:
         """Return what finds the edges' features (m, edge_dim) of a query of a problem with keys that its mask lists."""
@@ -517,21 +573,22 @@ class GraphAttention(Attention):
     ) -> Attended:
         if isinstance(batch.mask, SparseMask):
             return super()._attend(batch, need_weights, need_context, training, seed)
-        logits = self._masked_logits(batch)
-        attended = None if self.aggregation == "sum" else logits > -np.inf
-        weights, total = self._weights(batch, logits)
-        rate, draw = self._draw(training, seed)
-        if rate > 0.0:
-            for problem in range(len(weights)):
-                kernels.drop(weights[problem], rate, draw, problem, 0, 0)
-        if attended is None:
-            output = self._outputs(batch, weights)
-        elif self.aggregation == "mean":
-            few = np.maximum(attended.sum(axis=-1), 1)
-            output = (self._outputs(batch, weights) / few[..., None]).astype(batch.key.dtype, copy=False)
-        else:
-            output = _largest(batch, weights, attended)
-        return Attended(output, weights.astype(batch.key.dtype, copy=False) if need_weights else None, total)
+        with batch.working() as own:
+            logits = self._masked_logits(own)
+            attended = None if self.aggregation == "sum" else logits > -np.inf
+            weights, total = self._weights(own, logits)
+            rate, draw = self._draw(training, seed)
+            if rate > 0.0:
+                for problem in range(len(weights)):
+                    kernels.drop(weights[problem], rate, draw, problem, 0, 0)
+            if attended is None:
+                output = self._outputs(own, weights)
+            elif self.aggregation == "mean":
+                few = np.maximum(attended.sum(axis=-1), 1)
+                output = (self._outputs(own, weights) / few[..., None]).astype(batch.key.dtype, copy=False)
+            else:
+                output = _largest(own, weights, attended)
+            return Attended(output, weights.astype(batch.key.dtype) if need_weights else None, total)
 
     def _listed_outputs(self, batch: Batch, rows: Iterator[ListedRow]) -> Float:
         if self.aggregation == "sum":

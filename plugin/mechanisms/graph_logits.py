@@ -70,6 +70,11 @@ class Cosine:
         """Return what `logits` takes of keys: them, and a factor for each."""
         return _inverse_lengths(rows)
 
+    def directions(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return unit rows whose products are the cosines, in as many digits as the temperature asks for."""
+        precise = rows.dtype == np.float64 or self.temperature < COSINE_TEMPERATURE
+        return self.queries(rows).astype(np.float64 if precise else np.float32, copy=False)
+
     def logits(
         self,
         query: Wide,
@@ -103,6 +108,11 @@ class Network:
         if self.version == "v2":
             return _projected(rows, self.arrays["U"])
         return self._score(_projected(rows, self.arrays["W"]), "a_k")
+
+    def values(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the papers' values of nodes (n, d): U x, under v1 W x, (n, out_dim) in the precision of rows."""
+        with np.errstate(over="ignore"):
+            return _projected(rows, self.arrays["U" if self.version == "v2" else "W"]).astype(rows.dtype, copy=False)
 
     def _score(self, projected: Wide, name: str) -> Wide:
         return _projected(projected, self.arrays[name][None])

@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
+from attnbridge.config import as_dim_of_model
 from attnbridge.manifolds import HyperbolicSpace
 from attnbridge.mechanisms.base import Batch, require_finite_rows
 from attnbridge.mechanisms.geometric import GeometricAttention
 from attnbridge.mechanisms.listed import ListedRow
-from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, of_outputs, positive
+from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, of_outputs, optional, positive
 from attnbridge.metric import MAPS, Keys, Metric, squares
-from attnbridge.validation import Float, as_choice
+from attnbridge.validation import Float, as_choice, as_count
 
 VALUES = ("euclidean", "manifold")
 
@@ -83,6 +84,10 @@ class HyperbolicAttention(GeometricAttention):
         Rate at which weights are dropped in training.
     causal : bool, default False
         Every call is causal.
+    d_model : int, optional
+        Queries and keys of another dimension are refused.
+    max_seq_len : int, optional
+        Longer sequences are refused.
 
     Raises
     ------
@@ -116,10 +121,14 @@ class HyperbolicAttention(GeometricAttention):
         values: str = "euclidean",
         dropout: float = 0.0,
         causal: bool = False,
+        d_model: int | None = None,
+        max_seq_len: int | None = None,
     ) -> None:
         super().__init__(HyperbolicSpace(curvature), temperature=temperature, dropout=dropout, causal=causal)
         self.map = as_choice(map, "map", MAPS)
         self.values = as_choice(values, "values", VALUES)
+        self.d_model = optional(as_dim_of_model)(d_model, "d_model")
+        self.max_seq_len = optional(as_count)(max_seq_len, "max_seq_len")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -128,6 +137,8 @@ class HyperbolicAttention(GeometricAttention):
             **self._options(),
             "dropout": self.dropout,
             "causal": self.causal,
+            "d_model": self.d_model,
+            "max_seq_len": self.max_seq_len,
         }
 
     def _options(self) -> Mapping[str, Any]:
@@ -138,13 +149,16 @@ class HyperbolicAttention(GeometricAttention):
             "values": self.values,
         }
 
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        return self.row, {**self._options(), "values": "euclidean"}
+
     @property
     def _metric(self) -> Metric:
         return Metric("poincare", self.space.curvature, self.map)
 
     def _logits(self, batch: Batch) -> Logits:
         """Return what the registry's row gives, to the bit."""
-        fill, out = self._pair_logits(batch), np.empty(batch.shape)
+        fill, out = self._pair_logits(batch), batch.new_logits()
         for problem, rows in enumerate(out):
             for i, row in enumerate(rows):
                 fill(problem, i, None, row)

@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import EPS_REMEDY, AttentionConfig
+from attnbridge.config import EPS_REMEDY, AttentionConfig, as_dim_of_model
 from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.masks import DenseMask
-from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
+from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, wide_outputs
 from attnbridge.mechanisms.listed import PairLogits
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, gathered, optional, positive
 from attnbridge.metric import Keys, squares
-from attnbridge.validation import as_bool, as_choice, as_count, as_number
+from attnbridge.validation import all_finite, as_bool, as_choice, as_count, as_number
+from attnbridge.workspace import Lend, Workspaces
 
 Features = npt.NDArray[np.float64]
 Rows = npt.NDArray[Any]
@@ -52,7 +53,7 @@ def orthogonal_directions(dim: int, num_features: int, seed: int) -> npt.NDArray
     return np.ascontiguousarray(np.concatenate(blocks)[:num_features])
 
 
-def log_features(rows: npt.NDArray[Any], options: Options, name: str) -> npt.NDArray[np.float64]:
+def log_features(rows: npt.NDArray[Any], options: Options, name: str, lend: Lend = np.empty) -> npt.NDArray[np.float64]:
     """Return the logarithm of each row's features, (n, d) or (n, num_features).
 
     In logarithms no feature is too large or too small, however long the rows.
@@ -62,16 +63,19 @@ def log_features(rows: npt.NDArray[Any], options: Options, name: str) -> npt.NDA
     if scale is None:
         scale = dim**-0.5 if favor else 1.0
     with np.errstate(over="ignore", invalid="ignore"):
-        wide = rows.astype(np.float64) * math.sqrt(scale)
+        wide = lend(rows.shape, np.float64)
+        np.multiply(rows, math.sqrt(scale), out=wide, dtype=np.float64)
         if favor:
             features = _setting(options, "num_features", _NUM_FEATURES)
             directions = orthogonal_directions(dim, features, _setting(options, "feature_seed", _SEED))
-            logs = np.empty((len(rows), features))
+            logs = lend((len(rows), features), np.float64)
             kernels.project(wide, np.ones(len(rows)), directions, logs)
             logs -= 0.5 * (squares(wide)[:, None] + math.log(features))
         else:
-            logs = np.where(wide < 0.0, wide, np.log1p(np.maximum(wide, 0.0)))
-    if not np.isfinite(logs).all():
+            logs = lend(wide.shape, np.float64)
+            np.log1p(np.maximum(wide, 0.0, out=logs), out=logs)
+            logs += np.minimum(wide, 0.0, out=wide)  # one of the two is 0
+    if not all_finite(logs):
         raise InvalidInputError(f"{name} must have squared lengths within float64 (1.8e308); rescale it")
     return logs
 
@@ -83,10 +87,11 @@ def _setting(options: Options, name: str, default: int) -> int:
 class _KeyFeatures:
     """Features of keys relative to the largest of each key."""
 
-    def __init__(self, logs: npt.NDArray[np.float64]) -> None:
+    def __init__(self, logs: npt.NDArray[np.float64], lend: Lend = np.empty) -> None:
         self.logs = logs
         self.top = logs.max(axis=1)
-        self.features = np.exp(logs - self.top[:, None])
+        self.features = lend(logs.shape, np.float64)
+        np.exp(np.subtract(logs, self.top[:, None], out=self.features), out=self.features)
 
     def logits(self, query: npt.NDArray[np.float64], ids: Ids | None, out: Logits) -> None:
         """Fill out (m,) with log(phi(query) . phi(key)) of some keys or all, from the query's log-features."""
@@ -105,24 +110,27 @@ def _fill(queries: Rows, keys: Rows, options: Options, names: tuple[str, str], o
     if options["feature_map"] == "favor":
         _fill_by_logs(queries, keys, options, names, out)
         return
-    (q, asked), (k, kept) = (_elu(rows, options["scale"]) for rows in (queries, keys))
-    kernels.project(q, np.ones(len(q)), k, out)
+    with Workspaces(keys.size + queries.size) as lend:
+        (q, asked), (k, kept) = (_elu(rows, options["scale"], lend) for rows in (queries, keys))
+        kernels.project(q, np.ones(len(q)), k, out)
     if asked is None and kept is None:
         np.log(out, out)
         return
-    asked, kept = (np.ones(len(x), np.bool_) if fine is None else fine for x, fine in ((q, asked), (k, kept)))
+    asked, kept = (
+        np.ones(len(rows), np.bool_) if fine is None else fine for rows, fine in ((queries, asked), (keys, kept))
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         np.log(out, out)
-    for which, others in ((~asked, np.ones(len(k), np.bool_)), (asked, ~kept)):
+    for which, others in ((~asked, np.ones(len(keys), np.bool_)), (asked, ~kept)):
         if which.any() and others.any():
             part = np.empty((np.count_nonzero(which), np.count_nonzero(others)))
             _fill_by_logs(queries[which], keys[others], options, names, part)
             out[np.ix_(which, others)] = part
 
 
-def _elu(rows: Rows, scale: float | None) -> tuple[Features, npt.NDArray[np.bool_] | None]:
+def _elu(rows: Rows, scale: float | None, lend: Lend = np.empty) -> tuple[Features, npt.NDArray[np.bool_] | None]:
     """Return features elu + 1, and which rows' products with others are float64 numbers for sure; None for all."""
-    factor, out = math.sqrt(1.0 if scale is None else scale), np.empty(rows.shape)
+    factor, out = math.sqrt(1.0 if scale is None else scale), lend(rows.shape, np.float64)
     kernels.elu_features(rows, factor, out)
     low, high = _PLAIN[0] / factor, _PLAIN[1] / factor
     if low <= float(rows.min()) and float(rows.max()) <= high:
@@ -131,9 +139,10 @@ def _elu(rows: Rows, scale: float | None) -> tuple[Features, npt.NDArray[np.bool
 
 
 def _fill_by_logs(queries: Rows, keys: Rows, options: Options, names: tuple[str, str], out: Logits) -> None:
-    pairs = _KeyFeatures(log_features(keys, options, names[1]))
-    for query, row in zip(log_features(queries, options, names[0]), out, strict=True):
-        pairs.logits(query, None, row)
+    with Workspaces() as lend:
+        pairs = _KeyFeatures(log_features(keys, options, names[1], lend), lend)
+        for query, row in zip(log_features(queries, options, names[0], lend), out, strict=True):
+            pairs.logits(query, None, row)
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
@@ -193,6 +202,8 @@ class LinearAttention(RegisteredAttention):
         overflow without it.
     causal : bool, default False
         Every call is causal.
+    d_model : int, optional
+        Queries and keys of another dimension are refused.
     max_seq_len : int, optional
         Longer sequences are refused.
 
@@ -230,6 +241,7 @@ class LinearAttention(RegisteredAttention):
         scale: float | None = None,
         eps: float = 0.0,
         causal: bool = False,
+        d_model: int | None = None,
         max_seq_len: int | None = None,
     ) -> None:
         self.feature_map = as_choice(feature_map, "feature_map", FEATURE_MAPS)
@@ -241,6 +253,7 @@ class LinearAttention(RegisteredAttention):
         self.scale = optional(positive)(scale, "scale")
         self.eps = as_number(eps, "eps", least=0.0, remedy=EPS_REMEDY)
         self.causal = as_bool(causal, "causal")
+        self.d_model = optional(as_dim_of_model)(d_model, "d_model")
         self.max_seq_len = optional(as_count)(max_seq_len, "max_seq_len")
 
     @classmethod
@@ -282,14 +295,15 @@ class LinearAttention(RegisteredAttention):
             scale=config.scale,
             eps=config.eps,
             causal=config.causal,
+            d_model=config.d_model,
             max_seq_len=config.max_seq_len,
         )
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make an equal mechanism."""
-        options = {name: getattr(self, name) for name in ("feature_map", "num_features", "seed", "scale")}
-        return {**options, "eps": self.eps, "causal": self.causal, "max_seq_len": self.max_seq_len}
+        names = ("feature_map", "num_features", "seed", "scale", "eps", "causal", "d_model", "max_seq_len")
+        return {name: getattr(self, name) for name in names}
 
     def _options(self) -> Mapping[str, Any]:
         return {
@@ -301,23 +315,28 @@ class LinearAttention(RegisteredAttention):
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         batch = super()._check(query, key, value, mask, is_causal, **names)
-        limit_length(batch, self.max_seq_len)
         batch.require_finite()  # the features of -inf are those of nothing at all
         return batch
 
     def _features(self, batch: Batch) -> Iterator[tuple[int, Features, Features, int]]:
-        """Yield each problem, its log-features of queries (L, m) and of keys (S, m), and the number of its value."""
-        options = self._options()
-        last_q = last_k = -1
-        for problem, (q, k, v) in enumerate(batch.which.tolist()):
-            if q != last_q:  # what is broadcast over problems that follow is mapped once
-                queries, last_q = log_features(batch.query[q], options, batch.names[0]), q
-            if k != last_k:
-                keys, last_k = log_features(batch.key[k], options, batch.names[1]), k
-            yield problem, queries, keys, v
+        """Yield each problem, its log-features of queries (L, m) and of keys (S, m), and the number of its value.
+
+        Features are lent until the next problem.
+        """
+        options, last_q, last_k = self._options(), -1, -1
+        for_queries, for_keys = Workspaces(batch.query.size), Workspaces(batch.key.size)
+        with for_queries as lend_q, for_keys as lend_k:
+            for problem, (q, k, v) in enumerate(batch.which.tolist()):
+                if q != last_q:  # what is broadcast over problems that follow is mapped once
+                    for_queries.take_back()
+                    queries, last_q = log_features(batch.query[q], options, batch.names[0], lend_q), q
+                if k != last_k:
+                    for_keys.take_back()
+                    keys, last_k = log_features(batch.key[k], options, batch.names[1], lend_k), k
+                yield problem, queries, keys, v
 
     def _logits(self, batch: Batch) -> Logits:
-        out = np.empty(batch.shape)
+        out = batch.new_logits()
         for problem, (q, k, _) in enumerate(batch.which):
             _fill(batch.query[q], batch.key[k], self._options(), batch.names[:2], out[problem])
         return out
@@ -376,15 +395,17 @@ class LinearAttention(RegisteredAttention):
         self._draw(training, seed)
         assert batch.value is not None
         problems, count, _ = batch.shape
-        out, total = np.empty((problems, count, batch.value.shape[-1])), np.empty((problems, count))
-        for problem, queries, keys, v in self._features(batch):
-            kernels.linear_attention(
-                queries, keys, batch.value[v], attends[problem], batch.is_causal, out[problem], total[problem]
-            )
-        share, total = self._with_eps(total)
-        out *= share[..., None]
-        weights = self._all_weights(batch) if need_weights else None
-        return Attended(out.astype(batch.value.dtype, copy=False), weights, total)
+        total = np.empty((problems, count))
+        with Workspaces() as lend:
+            out = wide_outputs(batch, lend)
+            for problem, queries, keys, v in self._features(batch):
+                kernels.linear_attention(
+                    queries, keys, batch.value[v], attends[problem], batch.is_causal, out[problem], total[problem]
+                )
+            share, total = self._with_eps(total)
+            out *= share[..., None]
+            output = out.astype(batch.value.dtype, copy=False)
+        return Attended(output, self._all_weights(batch) if need_weights else None, total)
 
 
 def _key_mask(batch: Batch) -> npt.NDArray[np.bool_] | None:

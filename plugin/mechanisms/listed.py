@@ -62,7 +62,7 @@ def _weighted_rows(
     assert isinstance(mask, SparseMask)
     for problem in range(len(batch.which)):
         for i in np.flatnonzero(np.diff(mask.indptr)).tolist():
-            ids = visible(mask._row(i).astype(np.int64), i, batch.is_causal)
+            ids = visible(mask._row(i).astype(np.int64), batch.first + i, batch.is_causal)
             if not len(ids):
                 continue
             row = np.empty(len(ids))

@@ -1,7 +1,7 @@
 """A mixture of experts: a router sends each query to a few attention types, and their weights are mixed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Self
@@ -13,17 +13,26 @@ from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import DenseMask, SparseMask
-from attnbridge.mechanisms.base import Attended, Attention, Batch, limit_length
+from attnbridge.mechanisms.base import Attended, Attention, Batch
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.listed import PairLogits, attend_listed, visible
+from attnbridge.mechanisms.multi_head import MultiHeadAttention
+from attnbridge.mechanisms.neighbors import weighted_nodes
+from attnbridge.mechanisms.pairs import Pairs
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_count, as_floats, as_number, require_finite
+from attnbridge.workspace import workspace
 
 Gates = npt.NDArray[np.float64]
+# (problem, query, logits (S,)) -> None
+Hide = Callable[[int, int, Logits], None]
 # A registered type, a type with options, or a mechanism.
 Expert = str | tuple[str, Mapping[str, Any]] | Mapping[str, Any] | Attention
+# Queries that an expert of heads weighs at a time.
+_QUERIES = 128
+
 EXPERTS = ("scaled_dot", "linear", "gat")
 _TOP_K, _SPREAD = 2, 0.02
 
@@ -57,6 +66,14 @@ def _experts_option(value: Any, name: str) -> tuple[Any, ...]:
 
 
 @lru_cache(maxsize=16)
+def as_jitter(value: Any, name: str = "jitter") -> float:
+    """Return by how much a router's input may be off in training, in [0, 1)."""
+    jitter = as_number(value, name, least=0.0)
+    if jitter >= 1.0:
+        raise InvalidConfigError(f"{name} must be in [0, 1), got {value!r}")
+    return jitter
+
+
 def initial_router(dim: int, experts: int, seed: int) -> dict[str, npt.NDArray[np.float32]]:
     """Return a router's weights (dim, experts), N(0, 0.02^2), and its bias, 0."""
     rng = np.random.default_rng(seed)
@@ -67,7 +84,9 @@ def initial_router(dim: int, experts: int, seed: int) -> dict[str, npt.NDArray[n
 def probabilities(rows: npt.NDArray[Any], router: Mapping[str, npt.NDArray[Any]]) -> Gates:
     """Return softmax(rows W_r + b_r), (n, experts), a row alone as among others."""
     logits = np.empty((len(rows), len(router["b_r"])))
-    kernels.project(rows.astype(np.float64), np.ones(len(rows)), _columns(router["W_r"]), logits)
+    with workspace(rows.shape) as wide:
+        np.copyto(wide, rows)
+        kernels.project(wide, np.ones(len(rows)), _columns(router["W_r"]), logits)
     logits += router["b_r"]
     for row in logits:
         kernels.softmax(row, row)
@@ -211,15 +230,15 @@ class MixtureOfExpertsAttention(Attention):
         if isinstance(experts, str) or not isinstance(experts, Sequence) or not len(experts):
             raise InvalidConfigError(f"experts must be a sequence of at least one attention type, got {experts!r}")
         self.experts = tuple(_mechanism(expert) for expert in experts)
+        if any(expert.rotary is not None for expert in self.experts):
+            raise InvalidConfigError("rotary must be None in experts, to whom queries come without their places")
         self._given = tuple(experts)
         self.d_model = optional(as_dim_of_model)(d_model, "d_model")
         self.top_k = as_count(top_k, "top_k")
         if self.top_k > len(self.experts):
             raise InvalidConfigError(f"top_k must be at most the number of experts, {len(self.experts)}, got {top_k}")
         self.capacity_factor = as_number(capacity_factor, "capacity_factor", above=0.0)
-        self.jitter = as_number(jitter, "jitter", least=0.0)
-        if self.jitter >= 1.0:
-            raise InvalidConfigError(f"jitter must be in [0, 1), got {jitter!r}")
+        self.jitter = as_jitter(jitter)
         self.seed = as_count(seed, "seed", least=0)
         self.causal = as_bool(causal, "causal")
         self.dropout = as_dropout(dropout)
@@ -273,6 +292,13 @@ class MixtureOfExpertsAttention(Attention):
         ]
         names = ("d_model", "top_k", "capacity_factor", "jitter", "seed", "causal", "dropout", "max_seq_len")
         return {"experts": experts, **{name: getattr(self, name) for name in names}}
+
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        drawn = None if self.d_model is None else initial_router(self.d_model, len(self.experts), self.seed)
+        if any((self._router[name] != array).any() for name, array in (drawn or {}).items()):  # type: ignore[index]
+            raise InvalidConfigError("parameters must be those drawn from the seed where a mixture ranks, got others")
+        experts = [(row.name, options) for row, options in (expert.as_type() for expert in self.experts)]
+        return MOE, {"experts": _experts_option(experts, "experts"), "top_k": self.top_k, "router_seed": self.seed}
 
     # ---- the router
 
@@ -373,7 +399,7 @@ class MixtureOfExpertsAttention(Attention):
     def _shares(self, rows: npt.NDArray[Any]) -> Gates:
         dim = rows.shape[-1]
         if self.d_model not in (None, dim):
-            raise DimensionMismatchError(f"query must have dimension d_model {self.d_model}, got {dim}")
+            raise DimensionMismatchError(f"query must have dimension d_model = {self.d_model}, got {dim}")
         return probabilities(rows, self._router or initial_router(dim, len(self.experts), self.seed))
 
     def _gates(self, rows: npt.NDArray[Any], training: bool, draw: int) -> Gates:
@@ -398,7 +424,6 @@ class MixtureOfExpertsAttention(Attention):
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         batch = super()._check(query, key, value, mask, is_causal, **names)
-        limit_length(batch, self.max_seq_len)
         batch.require_finite()
         return batch
 
@@ -411,28 +436,65 @@ class MixtureOfExpertsAttention(Attention):
     def _mixed(self, batch: Batch, gates: Gates) -> Logits:
         """Return the logarithm of the mixed weights, (P, L, S)."""
         gates = gates.reshape(*batch.query.shape[:2], len(self.experts))[batch.which[:, 0]]  # (P, L, E)
-        out = np.full(batch.shape, -np.inf)
+        out = batch.new_logits()
+        out.fill(-np.inf)
         for number, expert in enumerate(self.experts):
             routed = gates[..., number]
+            own = replace(batch, is_causal=batch.is_causal or expert.causal, room=[])
             if not routed.any():
                 continue
-            own = replace(batch, is_causal=batch.is_causal or expert.causal)
-            row = getattr(type(expert), "row", None)
-            if row is None or not row.pairwise:
-                _mix(out, routed, _log_weights(expert, own))
+            if not _by_row(expert) and not _by_heads(expert):
+                log_weights = _log_weights(expert, own)
+                for problem, i in np.argwhere(routed).tolist():
+                    _mix(out[problem, i], routed[problem, i], log_weights[problem, i])
                 continue
-            bias = np.zeros(batch.shape)
-            own.apply_mask(bias)
+            hide, mix = _hider(own), self._mix_heads if _by_heads(expert) else self._mix_part
             for problem in np.flatnonzero(routed.any(axis=1)).tolist():
-                who = np.flatnonzero(routed[problem])
-                part = _log_weights(expert, _part(batch, problem, who, bias[problem, who]))
-                mixed = out[problem, who]
-                _mix(mixed, routed[problem, who], part[0])
-                out[problem, who] = mixed
+                mix(expert, own, problem, routed[problem], hide, out[problem])
         return out
+
+    def _mix_heads(self, expert: Attention, batch: Batch, problem: int, gates: Gates, hide: Hide, out: Logits) -> None:
+        """Do what `_mix_part` does where weights are the mean of heads, for some queries at a time."""
+        who = np.flatnonzero(gates)
+        for start in range(0, len(who), _QUERIES):
+            some = who[start : start + _QUERIES]
+            part = _part(batch, problem, some)
+            if batch.mask is not None or batch.is_causal:
+                hidden = np.zeros((len(some), out.shape[1]))
+                for i, row in zip(some.tolist(), hidden, strict=True):
+                    hide(problem, i, row)
+                part = replace(part, mask=DenseMask(hidden))
+            for i, row in zip(some.tolist(), _log_weights(expert, part)[0], strict=True):
+                _mix(out[i], gates[i], row)
+
+    def _mix_part(self, expert: Attention, batch: Batch, problem: int, gates: Gates, hide: Hide, out: Logits) -> None:
+        """Add an expert's weights for the queries of a problem that are sent to it, gates (L,), to out (L, S)."""
+        who = np.flatnonzero(gates)
+        with _part(batch, problem, who).working() as part:
+            rows = expert._masked_logits(part)[0]
+            for i, row in zip(who.tolist(), rows, strict=True):
+                hide(problem, i, row)
+                _to_log_weights(expert, part, row)
+                _mix(out[i], gates[i], row)
 
     def _pair_logits(self, batch: Batch) -> PairLogits | None:
         return self._mixture(batch, self._gates(_queries(batch), False, 0))
+
+    def _attend_edges(self, batch: Batch, pairs: Pairs) -> tuple[Float, Float]:
+        gates = self._gates(_queries(batch), False, 0).reshape(len(batch.query[0]), -1)
+        mask, targets, shares = pairs.mask, pairs.mask._rows(), np.zeros(pairs.mask.nnz)
+        for number in np.flatnonzero(gates.any(axis=0)).tolist():
+            routed = gates[targets, number]
+            there = routed > 0.0
+            own = Pairs(mask._filtered(there), pairs.bias[there] if len(pairs.bias) else pairs.bias)
+            _, weights = self.experts[number]._attend_edges(replace(batch, mask=own.mask), own)
+            shares[there] += routed[there] * weights
+        return weighted_nodes(batch, pairs, shares)
+
+    def _refuse_order(self) -> None:
+        super()._refuse_order()
+        for expert in self.experts:
+            expert._refuse_order()
 
     def _mixture(self, batch: Batch, gates: Gates) -> PairLogits | None:
         """Return what fills the logarithms of the mixed weights over listed keys, None where an expert has no pairs."""
@@ -473,12 +535,14 @@ class MixtureOfExpertsAttention(Attention):
             mixture = self._mixture(batch, self._gates(_queries(batch), training, draw))
             if mixture is not None:
                 return Attended(*attend_listed(self, batch, mixture, need_weights, rate, draw))
-        weights, total = self._weights(batch, self._mixed(batch, self._gates(_queries(batch), training, draw)))
-        if rate > 0.0:
-            for problem in range(len(weights)):
-                kernels.drop(weights[problem], rate, draw, problem, 0, 0)
-        output = self._outputs(batch, weights)
-        return Attended(output, weights.astype(batch.key.dtype, copy=False) if need_weights else None, total)
+        gates = self._gates(_queries(batch), training, draw)
+        with batch.working() as own:
+            weights, total = self._weights(own, self._mixed(own, gates))
+            if rate > 0.0:
+                for problem in range(len(weights)):
+                    kernels.drop(weights[problem], rate, draw, problem, 0, 0)
+            output = self._outputs(own, weights)
+            return Attended(output, weights.astype(batch.key.dtype) if need_weights else None, total)
 
 
 def _mechanism(expert: Any) -> Attention:
@@ -492,6 +556,10 @@ def _mechanism(expert: Any) -> Attention:
         made = row.mechanism(options)
     if made.dropout > 0.0:
         raise InvalidConfigError(f"experts must have dropout 0, got {made!r}; give dropout to the mixture")
+    if made._softmax_eps > 0.0:
+        raise InvalidConfigError(
+            f"experts of softmax attention must have eps 0, got {made!r}; weights are mixed as they are"
+        )
     if isinstance(made, GraphAttention) and not (
         made.normalize and made.edge_dim is None and made.aggregation == "sum"
     ):
@@ -515,8 +583,8 @@ def _queries(batch: Batch) -> Float:
     return batch.query.reshape(-1, batch.query.shape[-1])
 
 
-def _part(batch: Batch, problem: int, who: Ids, bias: Logits) -> Batch:
-    """Return some queries (n,) of a problem, and the mask's part for them (n, S) as numbers to add."""
+def _part(batch: Batch, problem: int, who: Ids) -> Batch:
+    """Return some queries (n,) of a problem, without a mask."""
     q, k, _ = batch.which[problem]
     return Batch(
         query=batch.query[q][who][None],
@@ -525,10 +593,39 @@ def _part(batch: Batch, problem: int, who: Ids, bias: Logits) -> Batch:
         which=np.zeros((1, 3), np.int64),
         lead=(),
         single=False,
-        mask=DenseMask(bias) if bias.any() else None,
+        mask=None,
         is_causal=False,
         names=batch.names,
     )
+
+
+def _hider(batch: Batch) -> Hide:
+    """Return what puts -inf where the logits (S,) of a query of a problem may not be attended, or adds a float mask."""
+    mask = batch.mask
+    whole = np.broadcast_to(mask.data, (*batch.lead, *batch.shape[1:])) if isinstance(mask, DenseMask) else None
+
+    def hide(problem: int, i: int, row: Logits) -> None:
+        if whole is not None:
+            DenseMask(whole[np.unravel_index(problem, batch.lead)][i]).apply(row)
+        elif isinstance(mask, SparseMask):
+            hidden = np.ones(len(row), np.bool_)
+            hidden[mask._row(i)] = False
+            row[hidden] = -np.inf
+        if batch.is_causal:
+            row[i + 1 :] = -np.inf
+
+    return hide
+
+
+def _by_row(expert: Attention) -> bool:
+    """Return whether the logarithms of a query's weights are made of its own row of logits."""
+    row = getattr(type(expert), "row", None)
+    return row is not None and row.pairwise and (isinstance(expert, LinearAttention) or _is_softmax(expert))
+
+
+def _by_heads(expert: Attention) -> bool:
+    """Return whether a query's weights are the mean of heads, whichever the others are."""
+    return isinstance(expert, MultiHeadAttention) and expert.rotary is None
 
 
 def _log_weights(expert: Attention, batch: Batch) -> Logits:
@@ -562,11 +659,10 @@ def _is_softmax(expert: Attention) -> bool:
     return plain or isinstance(expert, GraphAttention)
 
 
-def _mix(out: Logits, gates: Gates, log_weights: Logits) -> None:
-    """Add gates (...,) times weights (..., S) to out, all in logarithms."""
-    with np.errstate(divide="ignore"):
-        more = np.log(gates)[..., None] + log_weights
-    if np.isneginf(out).all():
-        out[...] = more
+def _mix(out: Logits, gate: float, row: Logits) -> None:
+    """Add a gate times weights (S,) to out, all in logarithms, of which those of the weights are written over."""
+    row += np.log(gate)
+    if out[0] == -np.inf and np.isneginf(out).all():
+        out[:] = row
     else:
-        np.logaddexp(out, more, out)
+        np.logaddexp(out, row, out)

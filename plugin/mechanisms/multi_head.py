@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from attnbridge.config import AttentionConfig, as_dim_of_model, as_dropout, heads_divide
+from attnbridge.config import EPS_REMEDY, AttentionConfig, as_dim_of_model, as_dropout, heads_divide
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
-from attnbridge.mechanisms.base import AttentionContext, AttentionOutput, Batch, limit_length
+from attnbridge.mechanisms.base import AttentionContext, AttentionOutput, Batch
 from attnbridge.mechanisms.dense import attend_plain
 from attnbridge.mechanisms.head_logits import (
     BIASES,
@@ -24,7 +24,9 @@ from attnbridge.mechanisms.head_logits import (
 )
 from attnbridge.mechanisms.heads import Heads, mean_over_heads
 from attnbridge.mechanisms.row import AttentionType, Option, Options, optional, positive
-from attnbridge.validation import Float, as_bool, as_choice, as_count, require_given
+from attnbridge.parameters import named_parameters
+from attnbridge.positions import RotaryEmbedding, as_rotary
+from attnbridge.validation import Float, as_bool, as_choice, as_count, as_number, require_given
 
 MULTI_HEAD = AttentionType(
     name="multi_head",
@@ -118,6 +120,11 @@ class MultiHeadAttention(Heads):
         Every call is causal.
     max_seq_len : int, optional
         More queries or keys are refused.
+    eps : float, default 0.0
+        Added to the denominators of the heads' weights, exp(logits) / (sum + eps).
+    rotary : RotaryEmbedding or dict, optional
+        Turns each head's queries and keys, after their projections, by their places, 0 the first of each; its dim is
+        d_model / num_heads. A dict as its `config`.
     seed : int, default 0
         Of the initial parameters: matrices uniform within sqrt(6 / (rows + columns)) (Glorot and Bengio 2010), biases
         zero.
@@ -143,6 +150,7 @@ class MultiHeadAttention(Heads):
     """
 
     name: ClassVar[str] = "multi_head"
+    d_model: int
 
     def __init__(
         self,
@@ -157,6 +165,8 @@ class MultiHeadAttention(Heads):
         scale: float | None = None,
         causal: bool = False,
         max_seq_len: int | None = None,
+        eps: float = 0.0,
+        rotary: RotaryEmbedding | Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         self.d_model = as_dim_of_model(d_model)
@@ -171,6 +181,8 @@ class MultiHeadAttention(Heads):
         self.scale = None if scale is None else positive(scale, "scale")
         self.causal = as_bool(causal, "causal")
         self.max_seq_len = None if max_seq_len is None else as_count(max_seq_len, "max_seq_len")
+        self.eps = self._softmax_eps = as_number(eps, "eps", least=0.0, remedy=EPS_REMEDY)
+        self.rotary = as_rotary(rotary, self.d_model // self.num_heads)
         self.seed = as_count(seed, "seed", least=0)
         self._held = self._initial()
 
@@ -214,7 +226,17 @@ class MultiHeadAttention(Heads):
             "scale": self.scale,
             "causal": self.causal,
             "max_seq_len": self.max_seq_len,
+            "eps": self.eps,
+            "rotary": None if self.rotary is None else self.rotary.config,
             "seed": self.seed,
+        }
+
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        return MULTI_HEAD, {
+            "num_heads": self.num_heads,
+            "scale": self.scale,
+            "score": self.score,
+            "parameters": dict(self._held) or None,
         }
 
     # ---- parameters
@@ -287,7 +309,7 @@ class MultiHeadAttention(Heads):
         """
         shapes = self._shapes()
         if isinstance(parameters, Mapping):
-            self._held = _named_parameters(parameters, shapes)
+            self._held = named_parameters(parameters, shapes)
             return
         flat = as_parameter(parameters, "parameters")
         if flat.shape != (self.parameter_count,):
@@ -325,7 +347,7 @@ class MultiHeadAttention(Heads):
         mask : array_like or SparseMask, broadcastable to (..., L, S), optional
             Boolean: True attends (torch's masks of this module say the opposite). Float: added to every head's logits.
         is_causal : bool, default False
-            Query i attends to keys 0..i only.
+            Query i attends to keys 0..i only; after `at(p)` to keys 0..p + i.
         need_weights : bool, default False
             Return the weights too.
         need_context : bool, default False
@@ -349,7 +371,7 @@ class MultiHeadAttention(Heads):
             An output beyond float32.
         """
         plain = mask is seed is None and is_causal is need_weights is need_context is training is False
-        if plain and not (self.projections or self.causal or self.max_seq_len):
+        if plain and not (self.projections or self.causal or self.max_seq_len or self.eps or self.rotary):
             output = self._plainly(query, key, value)
             if output is not None:
                 return AttentionOutput(output)
@@ -358,14 +380,20 @@ class MultiHeadAttention(Heads):
         batch = self._check(query, key, value, mask, is_causal)
         need_weights, need_context = as_bool(need_weights, "need_weights"), as_bool(need_context, "need_context")
         average = as_bool(average_attn_weights, "average_attn_weights")
-        output, heads, totals = self._attend_heads(batch, need_weights, as_bool(training, "training"), seed)
+        output, heads, totals = self._attend_heads(
+            batch, need_weights, need_context, as_bool(training, "training"), seed
+        )
         weights = context = None
         if heads is not None:
             weights = batch.restore(mean_over_heads(heads)) if average else batch.restore(heads, 2)
             weights = weights.astype(batch.key.dtype, copy=False)
-        if need_context:
+        if totals is not None:
             context = AttentionContext(
-                *batch.problems(), mask=mask, is_causal=batch.is_causal, logsumexp=batch.restore(totals, 2)
+                *batch.problems(),
+                mask=mask,
+                is_causal=batch.is_causal,
+                logsumexp=batch.restore(totals, 2),
+                first=batch.first,
             )
         return AttentionOutput(batch.restore(output), weights, context)
 
@@ -376,31 +404,12 @@ class MultiHeadAttention(Heads):
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         batch = super()._check(query, key, value, mask, is_causal, same_dim=self.kdim == self.d_model, **names)
-        self._require_dim(batch.names[0], batch.query, "d_model")
         self._require_dim(batch.names[1], batch.key, "kdim")
         if batch.value is not None and self.projections:
             self._require_dim(batch.names[2], batch.value, "vdim")
-        limit_length(batch, self.max_seq_len)
         return batch
 
     def _require_dim(self, name: str, array: Float, setting: str) -> None:
         dim = getattr(self, setting)
         if array.shape[-1] != dim:
             raise DimensionMismatchError(f"{name} must have dimension {setting} = {dim}, got {array.shape[-1]}")
-
-
-def _named_parameters(
-    parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Return checked parameters, all that there must be."""
-    if set(parameters) != set(shapes):
-        missing, unknown = sorted(set(shapes) - set(parameters)), sorted(set(parameters) - set(shapes))
-        raise InvalidConfigError(
-            f"parameters must be {', '.join(shapes) or 'none'}: missing {', '.join(missing) or 'none'}, "
-            f"unknown {', '.join(map(str, unknown)) or 'none'}"
-        )
-    held = {name: as_parameter(parameters[name], f"parameters[{name!r}]") for name in shapes}
-    for name, shape in shapes.items():
-        if held[name].shape != shape:
-            raise DimensionMismatchError(f"parameters[{name!r}] must be {shape}, got shape {held[name].shape}")
-    return held

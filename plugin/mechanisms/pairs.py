@@ -1,5 +1,6 @@
 """Attention over listed pairs of query and key, problem by problem."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,13 @@ from attnbridge.mechanisms.base import Attended, Batch, cut_blocks
 from attnbridge.mechanisms.row import scale_or_default
 from attnbridge.threads import for_chunks, usable_threads
 from attnbridge.validation import Float, kernel_ready
+from attnbridge.workspace import Lend
 
 # Multiplications that a thread does at a time: some milliseconds.
 CHUNK = 8_000_000
+
+# Pairs that a mask is looked up for at a time: what is made for them stays small.
+_PAIRS = 1 << 11
 
 
 class Pairs(NamedTuple):
@@ -52,7 +57,9 @@ def attend_sparse(
     head, heads : int
         Which of how many the batch is a share of: of other heads, other pairs are dropped.
     """
-    return attend_pairs(batch, [Pairs(mask)] * len(batch.which), 0, scale, rate, draw, need_weights, head, heads)
+    return attend_pairs(
+        batch, [Pairs(mask)] * len(batch.which), batch.first, scale, rate, draw, need_weights, head, heads
+    )
 
 
 def attend_pairs(
@@ -72,18 +79,22 @@ def attend_pairs(
     kind = batch.key.dtype
     value = np.empty((1, keys, 0), kind) if batch.value is None else batch.value
     out, total = np.empty((problems, queries, value.shape[2]), kind), np.empty((problems, queries))
-    weights = np.zeros((problems, queries, keys) if need_weights else (problems, 0, 0), kind)
-    reach = first + 1 if batch.is_causal else keys
+    weights = np.zeros((problems, queries, keys), kind) if need_weights else None
+    reach = min(first + 1, keys) if batch.is_causal else keys
     factor = scale_or_default(batch.query.shape[2], scale)
     for problem, (q, k, v) in enumerate(batch.which):
         arrays = batch.query[q], batch.key[k], value[0 if batch.value is None else v]
-        filled = out[problem], weights[problem], total[problem]
-        if _attend_problem(*arrays, pairs[problem], reach, factor, rate, draw, problem * heads + head, *filled):
-            raise_beyond_float64(batch, len(pairs[problem].bias) > 0)
-    return Attended(out, weights if need_weights else None, total)
+        mask, bias = pairs[problem]
+        listed = np.zeros(mask.nnz if need_weights else 0, kind)
+        filled = out[problem], listed, total[problem]
+        if attend_problem(*arrays, pairs[problem], reach, factor, rate, draw, problem * heads + head, *filled):
+            raise_beyond_float64(batch, len(bias) > 0)
+        if weights is not None:
+            weights[problem, mask._rows(), mask.indices] = listed
+    return Attended(out, weights, total)
 
 
-def _attend_problem(
+def attend_problem(
     query: Float,
     key: Float,
     value: Float,
@@ -97,14 +108,14 @@ def _attend_problem(
     weights: Float,
     total: npt.NDArray[np.float64],
 ) -> bool:
-    """Fill out, weights and total, a chunk of queries at a time; return whether a logit was beyond float64."""
+    """Fill out, weights (nnz,) or (0,), and total; return whether a logit was beyond float64."""
     indptr, indices = kernel_ready(pairs.mask.indptr), kernel_ready(pairs.mask.indices)
     beyond = []
 
     def work(start: int, stop: int) -> None:
         rows = slice(start, stop)
         about = indptr[start : stop + 1], indices, pairs.bias, start, reach, scale, rate, draw, problem
-        if kernels.attend_pairs(query[rows], key, value, *about, out[rows], weights[rows], total[rows]) >= 0:
+        if kernels.attend_pairs(query[rows], key, value, *about, out[rows], weights, total[rows]) >= 0:
             beyond.append(start)
 
     a_query = (key.shape[1] + value.shape[1]) * pairs.mask.nnz // max(1, len(query))
@@ -116,8 +127,8 @@ def raise_beyond_float64(batch: Batch, by_mask: bool) -> None:
     """Refuse logits that are NaN or +inf."""
     if by_mask:
         raise InvalidMaskError("mask must stay within float64 when added to the logits (1.8e308); lower it")
-    query, key, _ = batch.names
-    raise InvalidInputError(f"{query} and {key} must have products within float64 (1.8e308); rescale them")
+    names = " and ".join(dict.fromkeys(batch.names[:2]))
+    raise InvalidInputError(f"{names} must have products within float64 (1.8e308); rescale them")
 
 
 def distinct_masks(batch: Batch) -> tuple[list[Any], npt.NDArray[np.int64]]:
@@ -130,8 +141,8 @@ def distinct_masks(batch: Batch) -> tuple[list[Any], npt.NDArray[np.int64]]:
     return list(blocks), numbers
 
 
-def restricted(own: SparseMask | None, block: Any) -> Pairs:
-    """Return the pairs of a pattern, or of None for any, that a mask (L, S) lets through."""
+def restricted(own: SparseMask | None, block: Any, lend: Lend = np.empty) -> Pairs:
+    """Return the pairs of a pattern, or of None for any, that a mask (L, S) lets through; their arrays may be lent."""
     if block is None:
         assert own is not None
         return Pairs(own)
@@ -140,21 +151,43 @@ def restricted(own: SparseMask | None, block: Any) -> Pairs:
     boolean = block.dtype == np.bool_
     if own is None:
         own = SparseMask.from_dense(block if boolean else block > -np.inf)
-    there = block[own._rows(), own.indices]
-    return Pairs(own._filtered(there)) if boolean else Pairs(own, there.astype(np.float64))
+    if not boolean:
+        bias = lend((own.nnz,), np.float64)
+        for start, stop, rows, ids in _row_chunks(own):
+            bias[own.indptr[start] : own.indptr[stop]] = block[rows, ids]
+        return Pairs(own, bias)
+    counts, indices, end = np.zeros(len(own.indptr) - 1, np.int64), lend((own.nnz,), np.int32), 0
+    for start, stop, rows, ids in _row_chunks(own):
+        there = block[rows, ids]
+        kept = ids[there]
+        indices[end : end + len(kept)] = kept
+        end += len(kept)
+        counts[start:stop] = np.bincount(rows[there] - start, minlength=stop - start)
+    return Pairs(SparseMask._of(as_indptr(counts), indices[:end], own.shape))
 
 
-def best_pairs(batch: Batch, problem: int, block: Any, most: int, scale: float | None) -> Pairs:
+def _row_chunks(mask: SparseMask) -> Iterator[tuple[int, int, npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
+    """Yield start, stop and the pairs' queries and keys of some consecutive queries, until all have come."""
+    indptr, start = mask.indptr, 0
+    while start < len(indptr) - 1:
+        stop = max(start + 1, int(np.searchsorted(indptr, indptr[start] + _PAIRS, side="right")) - 1)
+        rows = np.repeat(np.arange(start, stop), np.diff(indptr[start : stop + 1]))
+        yield start, stop, rows, mask.indices[indptr[start] : indptr[stop]]
+        start = stop
+
+
+def best_pairs(batch: Batch, problem: int, block: Any, most: int, scale: float | None, lend: Lend = np.empty) -> Pairs:
     """Return the pairs of each query's largest logits, at most so many, among those that its mask lets through.
 
-    Of equal logits those of the first keys count. Only a row of logits is held at a time.
+    Their arrays may be lent. Of equal logits those of the first keys count. Only a row of logits is held at a time.
     """
     batch.require_finite()
     _, queries, keys = batch.shape
     query, key = batch.query[batch.which[problem, 0]], batch.key[batch.which[problem, 1]]
     factor = scale_or_default(query.shape[1], scale)
     added = isinstance(block, np.ndarray) and block.dtype != np.bool_
-    chosen = np.full((queries, most), keys, np.int64)
+    chosen = lend((queries, most), np.int32)
+    chosen.fill(keys)
 
     def work(start: int, stop: int) -> None:
         best, every = np.empty(most, np.int64), np.empty(keys)
@@ -175,9 +208,13 @@ def best_pairs(batch: Batch, problem: int, block: Any, most: int, scale: float |
 
     for_chunks(work, queries, 1 + CHUNK // (keys * query.shape[1]), usable_threads())
     chosen.sort(axis=1)
-    there = chosen < keys
-    mask = SparseMask._of(as_indptr(there.sum(axis=1)), chosen[there].astype(np.int32), (queries, keys))
-    return restricted(mask, block) if added else Pairs(mask)
+    indptr = as_indptr((chosen < keys).sum(axis=1))
+    indices = chosen.reshape(-1)
+    if indptr[-1] < len(indices):  # moved together, row by row: what is there comes first in each
+        for row, start, stop in zip(chosen, indptr, indptr[1:], strict=False):
+            indices[start:stop] = row[: stop - start]
+    mask = SparseMask._of(indptr, indices[: indptr[-1]], (queries, keys))
+    return restricted(mask, block, lend) if added else Pairs(mask)
 
 
 def _apply_row(row: npt.NDArray[Any], scores: npt.NDArray[np.float64]) -> None:

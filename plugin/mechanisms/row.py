@@ -139,9 +139,9 @@ def keep_best(scores: Logits, shares: Logits, candidates: Ids, positions: Ids, l
 
 def _named(name: str) -> AttentionType:
     """Return a row of the registry, for pickle."""
-    from attnbridge.scoring import REGISTRY  # which is made of these rows
+    from attnbridge.scoring import resolve  # which is made of these rows
 
-    return REGISTRY[name]
+    return resolve(name, {})[0]
 
 
 def positive(value: Any, name: str) -> float:

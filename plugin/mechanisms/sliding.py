@@ -13,7 +13,7 @@ from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms.base import Attended, Attention, Batch
 from attnbridge.mechanisms.listed import PairLogits
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, scale_or_default
-from attnbridge.mechanisms.standard import SCALE, DenseAttention, check_limits
+from attnbridge.mechanisms.standard import SCALE, DenseAttention
 from attnbridge.metric import Keys
 from attnbridge.validation import as_bool, as_count
 
@@ -89,6 +89,8 @@ class SlidingWindowAttention(DenseAttention):
         Queries and keys of another dimension are refused.
     max_seq_len : int, optional
         Longer sequences are refused.
+    eps : float, default 0.0
+        Added to the denominators of the weights, exp(logits) / (sum + eps).
 
     Raises
     ------
@@ -122,18 +124,29 @@ class SlidingWindowAttention(DenseAttention):
         causal: bool = False,
         d_model: int | None = None,
         max_seq_len: int | None = None,
+        eps: float = 0.0,
     ) -> None:
-        super().__init__(scale, dropout, causal, d_model, max_seq_len)
+        super().__init__(scale, dropout, causal, d_model, max_seq_len, eps)
         self.window = as_count(window, "window", remedy=WINDOW_REMEDY)
         self.position = None if position is None else as_position(position, "position")
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make an equal mechanism."""
-        return {"window": self.window, "position": self.position, **super().config}
+        settings = {name: value for name, value in super().config.items() if name != "rotary"}
+        return {"window": self.window, "position": self.position, **settings}
 
     def _options(self) -> Mapping[str, Any]:
         return {"window": self.window, "position": self.position, "causal": self.causal, "scale": self.scale}
+
+    def as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        """Return the attention type, with its options, that ranks as this mechanism does; windows may be causal.
+
+        Returns
+        -------
+        tuple of AttentionType, dict
+        """
+        return self._as_type()
 
     def _tiling(self) -> dict[str, Any]:
         return {"left": self.window, "right": 0 if self.causal else self.window}
@@ -141,9 +154,15 @@ class SlidingWindowAttention(DenseAttention):
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
         # The window itself is causal, at any place; the batch's own causality is that of the call.
         batch = Batch.of(query, key, value, mask, is_causal, **names)
-        check_limits(batch, self.d_model, self.max_seq_len)
+        self._check_limits(batch)
         self._positions(batch)
         return batch
+
+    def _refuse_order(self) -> None:
+        raise InvalidConfigError(
+            "SlidingWindowAttention must run over sequences, it attends by places in them; over a graph "
+            "ScaledDotProductAttention attends to all of a node's edges"
+        )
 
     def _positions(self, batch: Batch) -> list[int]:
         """Return each query's place."""
@@ -162,7 +181,7 @@ class SlidingWindowAttention(DenseAttention):
         return places
 
     def _logits(self, batch: Batch) -> Logits:
-        out = np.empty(batch.shape)
+        out = batch.new_logits()
         options = dict(self._options())
         places = self._positions(batch)
         for problem, (q, k, _) in enumerate(batch.which):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from math import isqrt
 from typing import Any, ClassVar, Self
 
@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import BLOCK_REMEDY, WINDOW_REMEDY, SparseAttentionConfig, as_dropout
+from attnbridge.config import BLOCK_REMEDY, WINDOW_REMEDY, SparseAttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import InvalidConfigError, InvalidMaskError
 from attnbridge.masks import SparseMask, bands
 from attnbridge.mechanisms.base import Attended, Attention, Batch
+from attnbridge.mechanisms.neighbors import attend_best_nodes
 from attnbridge.mechanisms.pairs import (
     Pairs,
     attend_pairs,
@@ -25,6 +26,7 @@ from attnbridge.mechanisms.pairs import (
 from attnbridge.mechanisms.row import AttentionType, Ids, Logits, Option, Options, optional, positive, scale_or_default
 from attnbridge.metric import Keys
 from attnbridge.validation import Float, as_bool, as_choice, as_count
+from attnbridge.workspace import Lend, Workspaces
 
 # What each pattern takes beside the arguments of all; "mask" is none of a config, which holds no arrays.
 _TAKES: Mapping[str, tuple[str, ...]] = {
@@ -44,6 +46,17 @@ _BANDS = {
     "block": bands.block_bands,
     "fixed": bands.fixed_bands,
 }
+
+
+# Queries times keys of patterns that are kept: smaller ones are made in no time, larger ones could be gigabytes.
+_KEPT = 1 << 14, 1 << 22
+
+
+def _pattern(pattern: str, shape: tuple[int, int], first: int, *arguments: int) -> SparseMask:
+    return SparseMask._banded(_BANDS[pattern], shape, False, *arguments, first=first)
+
+
+_kept_pattern = lru_cache(maxsize=4)(_pattern)
 
 
 def _as_mask(value: Any, name: str) -> SparseMask:
@@ -156,6 +169,10 @@ class SparseAttention(Attention):
         By default 1/sqrt(d).
     dropout : float, default 0.0
         Rate at which weights are dropped in training.
+    d_model : int, optional
+        Queries and keys of another dimension are refused.
+    max_seq_len : int, optional
+        Longer sequences are refused.
 
     Raises
     ------
@@ -196,6 +213,8 @@ class SparseAttention(Attention):
         causal: bool = False,
         scale: float | None = None,
         dropout: float = 0.0,
+        d_model: int | None = None,
+        max_seq_len: int | None = None,
     ) -> None:
         self.pattern = as_choice(pattern, "pattern", _TAKES)
         given = {
@@ -216,6 +235,8 @@ class SparseAttention(Attention):
         self.causal = as_bool(causal, "causal")
         self.scale = None if scale is None else positive(scale, "scale")
         self.dropout = as_dropout(dropout)
+        self.d_model = optional(as_dim_of_model)(d_model, "d_model")
+        self.max_seq_len = optional(as_count)(max_seq_len, "max_seq_len")
 
     @classmethod
     def from_config(cls, config: SparseAttentionConfig) -> Self:
@@ -255,8 +276,12 @@ class SparseAttention(Attention):
         return f"SparseAttention({settings})"
 
     def _settings(self) -> dict[str, Any]:
-        common = {"causal": self.causal, "scale": self.scale, "dropout": self.dropout}
+        common = {name: getattr(self, name) for name in ("causal", "scale", "dropout", "d_model", "max_seq_len")}
         return {"pattern": self.pattern, **self._arguments, **common}
+
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        own = {**self._settings(), "mask": self.config.get("mask")}
+        return self.row, {name: own.get(name) for name in self.row.options}
 
     def mask_for(self, queries: int, keys: int) -> SparseMask:
         """Return the mask of the pattern, and of causal attention where every call is causal.
@@ -292,6 +317,16 @@ class SparseAttention(Attention):
         rows, cols = pattern.to_pairs()
         return pattern._filtered(cols <= rows + self._first)
 
+    def _refuse_order(self) -> None:
+        super()._refuse_order()
+        if self.pattern != "top_k":
+            raise InvalidConfigError(
+                f"pattern must be 'top_k' over a graph, where a node's edges have no order; got {self.pattern!r}"
+            )
+
+    def _attend_edges(self, batch: Batch, pairs: Pairs) -> tuple[Float, Float]:
+        return attend_best_nodes(batch, pairs, self._arguments["top_k"], self.scale)
+
     # ---- the pairs of a call
 
     def _kept(self, keys: int) -> int:
@@ -303,8 +338,8 @@ class SparseAttention(Attention):
         """Which row of the pattern the first query is."""
         return self._arguments.get("position") or 0
 
-    def _rows_of_pattern(self, queries: int, keys: int, single: bool) -> SparseMask:
-        """Return the mask of so many queries from `position` on; not of "top_k"."""
+    def _rows_of_pattern(self, queries: int, keys: int, single: bool, shared: bool = False) -> SparseMask:
+        """Return the mask of so many queries from `position` on; not of "top_k". A shared one nobody may change."""
         position = self._arguments["position"]
         if self.pattern == "mask":
             mask: SparseMask | None = self._arguments["mask"]
@@ -322,18 +357,19 @@ class SparseAttention(Attention):
                 f"position must be given for a single query with pattern={self.pattern!r}: which row of it the query is"
             )
         own = (self._arguments[name] for name in _TAKES[self.pattern] if name != "position")
-        return SparseMask._banded(_BANDS[self.pattern], (queries, keys), False, *own, first=self._first)
+        make = _kept_pattern if shared and _KEPT[0] <= queries * keys <= _KEPT[1] else _pattern
+        return make(self.pattern, (queries, keys), self._first, *own)
 
-    def _pairs(self, batch: Batch) -> list[Pairs]:
-        """Return what each problem attends to; what is_causal hides may be among it."""
+    def _pairs(self, batch: Batch, lend: Lend = np.empty) -> list[Pairs]:
+        """Return what each problem attends to, in arrays that may be lent; what is_causal hides may be among it."""
         blocks, numbers = distinct_masks(batch)
         if self.pattern == "top_k":
             most = self._kept(batch.shape[2])
-            return [best_pairs(batch, problem, blocks[n], most, self.scale) for problem, n in enumerate(numbers)]
+            return [best_pairs(batch, problem, blocks[n], most, self.scale, lend) for problem, n in enumerate(numbers)]
         own = None
         if self.pattern != "mask" or batch.mask is None or self._arguments["mask"] is not None:
-            own = self._rows_of_pattern(*batch.shape[1:], single=batch.single)
-        cut = [restricted(own, block) for block in blocks]
+            own = self._rows_of_pattern(*batch.shape[1:], single=batch.single, shared=True)
+        cut = [restricted(own, block, lend) for block in blocks]
         return [cut[number] for number in numbers]
 
     # ---- the protocol
@@ -379,4 +415,5 @@ class SparseAttention(Attention):
     ) -> Attended:
         """Return outputs (P, L, dv), weights (P, L, S) if needed, and log-normalisers (P, L)."""
         drawn = self._draw(training, seed)
-        return attend_pairs(batch, self._pairs(batch), self._first, self.scale, *drawn, need_weights)
+        with Workspaces() as lend:
+            return attend_pairs(batch, self._pairs(batch, lend), self._first, self.scale, *drawn, need_weights)

@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import BLOCK_REMEDY, AttentionConfig, as_dim_of_model, as_dropout
-from attnbridge.errors import DimensionMismatchError, InvalidConfigError
+from attnbridge.config import BLOCK_REMEDY, EPS_REMEDY, AttentionConfig, as_dim_of_model, as_dropout
+from attnbridge.errors import InvalidConfigError
 from attnbridge.masks import SparseMask
-from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, limit_length
+from attnbridge.mechanisms.base import Attended, Batch, RegisteredAttention, RotaryAttention, scale_rows, with_eps
 from attnbridge.mechanisms.dense import MANY_BLOCK, attend_dense, attend_plain
-from attnbridge.mechanisms.pairs import attend_sparse
+from attnbridge.mechanisms.neighbors import attend_nodes
+from attnbridge.mechanisms.pairs import Pairs, attend_sparse
 from attnbridge.mechanisms.row import (
     AttentionType,
     Ids,
@@ -26,7 +27,8 @@ from attnbridge.mechanisms.row import (
     scale_or_default,
 )
 from attnbridge.metric import Keys
-from attnbridge.validation import Float, as_bool, as_count
+from attnbridge.positions import RotaryEmbedding, as_rotary
+from attnbridge.validation import Float, as_bool, as_count, as_number
 
 
 def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, options: Options, out: Logits) -> None:
@@ -87,7 +89,7 @@ PLAIN: dict[str, int | None] = {
 }
 
 
-class DenseAttention(RegisteredAttention):
+class DenseAttention(RegisteredAttention, RotaryAttention):
     """What the classes of scaled dot-product attention share: settings, limits, and the kernel that attends.
 
     Parameters
@@ -96,16 +98,27 @@ class DenseAttention(RegisteredAttention):
     dropout : float
     causal : bool
     d_model, max_seq_len : int, optional
+    eps : float
+    rotary : RotaryEmbedding or dict, optional
     """
 
     def __init__(
-        self, scale: float | None, dropout: float, causal: bool, d_model: int | None, max_seq_len: int | None
+        self,
+        scale: float | None,
+        dropout: float,
+        causal: bool,
+        d_model: int | None,
+        max_seq_len: int | None,
+        eps: float = 0.0,
+        rotary: RotaryEmbedding | Mapping[str, Any] | None = None,
     ) -> None:
         self.scale = None if scale is None else positive(scale, "scale")
         self.dropout = as_dropout(dropout)
         self.causal = as_bool(causal, "causal")
         self.d_model = None if d_model is None else as_dim_of_model(d_model)
         self.max_seq_len = None if max_seq_len is None else as_count(max_seq_len, "max_seq_len")
+        self.eps = self._softmax_eps = as_number(eps, "eps", least=0.0, remedy=EPS_REMEDY)
+        self.rotary = as_rotary(rotary, self.d_model)
 
     @classmethod
     def from_config(cls, config: AttentionConfig) -> Self:
@@ -136,15 +149,15 @@ class DenseAttention(RegisteredAttention):
             "causal": self.causal,
             "d_model": self.d_model,
             "max_seq_len": self.max_seq_len,
+            "eps": self.eps,
+            "rotary": None if self.rotary is None else self.rotary.config,
         }
 
     def _options(self) -> Mapping[str, Any]:
         return {"scale": self.scale}
 
     def _check(self, query: Any, key: Any, value: Any, mask: Any, is_causal: bool, **names: Any) -> Batch:
-        batch = super()._check(query, key, value, mask, is_causal, **names)
-        check_limits(batch, self.d_model, self.max_seq_len)
-        return batch
+        return self._rotated(super()._check(query, key, value, mask, is_causal, **names))
 
     def _attend(
         self,
@@ -161,28 +174,41 @@ class DenseAttention(RegisteredAttention):
             if "left" in tiling:
                 ahead = mask.indices - mask._rows()
                 mask = mask._filtered((ahead >= -tiling["left"]) & (ahead <= tiling["right"]))
-            return attend_sparse(batch, mask, scale=self.scale, rate=rate, draw=draw, need_weights=need_weights)
+            return self._shrunk(
+                attend_sparse(batch, mask, scale=self.scale, rate=rate, draw=draw, need_weights=need_weights)
+            )
         scale = scale_or_default(batch.query.shape[-1], self.scale)
-        return attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw, **tiling)
+        return self._shrunk(attend_dense(batch, scale=scale, need_weights=need_weights, rate=rate, draw=draw, **tiling))
+
+    def _shrunk(self, attended: Attended) -> Attended:
+        """Return the attention with eps in the weights' denominators."""
+        if self.eps == 0.0:
+            return attended
+        assert attended.logsumexp is not None
+        factors, total = with_eps(attended.logsumexp, self.eps)
+        output = attended.output
+        scale_rows(output, factors[..., None])
+        weights = attended.weights
+        if weights is not None:
+            weights = (weights * factors[..., None]).astype(weights.dtype)
+        return Attended(output, weights, total)
+
+    def _attend_edges(self, batch: Batch, pairs: Pairs) -> tuple[Float, Float]:
+        features, coefficients, _ = attend_nodes(batch, pairs, self.scale, self.eps)
+        return features, coefficients
 
     def _plainly(self, query: Any, key: Any, value: Any) -> Float | None:
         tiling = self._tiling()
-        if self.causal or self.d_model is not None or self.max_seq_len is not None or "left" in tiling:
+        limited = self.d_model is not None or self.max_seq_len is not None
+        if self.causal or limited or self.eps > 0.0 or "left" in tiling:
+            return None
+        if self.rotary is not None:
             return None
         return attend_plain(query, key, value, scale=self.scale, **tiling)
 
     def _tiling(self) -> dict[str, Any]:
         """Return what else `attend_dense` is told."""
         return {}
-
-
-def check_limits(batch: Batch, d_model: int | None, max_seq_len: int | None) -> None:
-    """Refuse inputs of another dimension, and sequences that are longer, where there is such a limit."""
-    if d_model is not None and batch.query.shape[-1] != d_model:
-        raise DimensionMismatchError(
-            f"{batch.names[0]} must have dimension d_model = {d_model}, got {batch.query.shape[-1]}"
-        )
-    limit_length(batch, max_seq_len)
 
 
 class ScaledDotProductAttention(DenseAttention):
@@ -203,6 +229,10 @@ class ScaledDotProductAttention(DenseAttention):
         Queries and keys of another dimension are refused.
     max_seq_len : int, optional
         Longer sequences are refused.
+    eps : float, default 0.0
+        Added to the denominators of the weights, exp(logits) / (sum + eps).
+    rotary : RotaryEmbedding or dict, optional
+        Turns queries and keys by their places, 0 the first of each; a dict as its `config`.
 
     Raises
     ------
@@ -231,8 +261,10 @@ class ScaledDotProductAttention(DenseAttention):
         causal: bool = False,
         d_model: int | None = None,
         max_seq_len: int | None = None,
+        eps: float = 0.0,
+        rotary: RotaryEmbedding | Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(scale, dropout, causal, d_model, max_seq_len)
+        super().__init__(scale, dropout, causal, d_model, max_seq_len, eps, rotary)
 
 
 class FlashAttention(DenseAttention):
@@ -254,6 +286,10 @@ class FlashAttention(DenseAttention):
         Queries and keys of another dimension are refused.
     max_seq_len : int, optional
         Longer sequences are refused.
+    eps : float, default 0.0
+        Added to the denominators of the weights, exp(logits) / (sum + eps).
+    rotary : RotaryEmbedding or dict, optional
+        Turns queries and keys by their places, 0 the first of each; a dict as its `config`.
 
     Raises
     ------
@@ -284,8 +320,10 @@ class FlashAttention(DenseAttention):
         causal: bool = False,
         d_model: int | None = None,
         max_seq_len: int | None = None,
+        eps: float = 0.0,
+        rotary: RotaryEmbedding | Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(scale, dropout, causal, d_model, max_seq_len)
+        super().__init__(scale, dropout, causal, d_model, max_seq_len, eps, rotary)
         self.block_size = as_count(block_size, "block_size", remedy=BLOCK_REMEDY)
 
     @property
@@ -295,6 +333,9 @@ class FlashAttention(DenseAttention):
 
     def _options(self) -> Mapping[str, Any]:
         return {"scale": self.scale, "block_size": self.block_size}
+
+    def _as_type(self) -> tuple[AttentionType, dict[str, Any]]:
+        return self.row, {**self._options(), "block_size": MANY_BLOCK}
 
     def _attend(self, batch: Batch, need_weights: bool = False, *args: Any) -> Attended:
         if need_weights:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from attnbridge import kernels
 from attnbridge.errors import InvalidConfigError
+from attnbridge.mechanisms.base import Attention
 from attnbridge.mechanisms.head_logits import head_logits
 from attnbridge.mechanisms.row import AttentionType, gathered
 from attnbridge.metric import Keys, Metric
@@ -83,7 +84,7 @@ class AttentionRerank:
     _row: AttentionType
     _checked: dict[str, Any]
 
-    def __init__(self, type: str, *, mix: float = 1.0, **options: Any) -> None:
+    def __init__(self, type: str | Attention, *, mix: float = 1.0, **options: Any) -> None:
         row, checked = resolve(type, options)
         if row.build_space is None:
             raise InvalidConfigError(
@@ -100,7 +101,7 @@ class AttentionRerank:
         values = {
             "type": row.name,
             "mix": as_number(mix, "mix", least=0.0, most=1.0),
-            "options": dict(options),
+            "options": dict(checked if isinstance(type, Attention) else options),
             "_row": row,
             "_checked": checked,
         }

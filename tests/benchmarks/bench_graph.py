@@ -1,4 +1,4 @@
-"""A networkx graph as arrays, beside networkx's own sparse matrix of it; and k-hop walks.
+"""A networkx graph as arrays, beside networkx's own sparse matrix of it; k-hop walks; and beams.
 
 Edges are random pairs. Nodes are numbers, or texts that each edge has as objects of its own, as a file read gives them.
 One thread. Run: python tests/benchmarks/bench_graph.py [--kinds DiGraph Graph MultiDiGraph MultiGraph] [--rounds 3]
@@ -79,6 +79,33 @@ def walks(graph: nx.Graph, rows: np.ndarray, pairs: np.ndarray, rounds: int) -> 
     return lines
 
 
+def beams(graph: nx.Graph, rows: np.ndarray, rounds: int) -> list[tuple[object, ...]]:
+    """Return the table's lines of beam searches from random nodes, the widest of which read all edges."""
+    ag, rng = ab.AttentionGraph(graph), np.random.default_rng(1)
+    starts, queries = rng.integers(0, len(rows), rounds + 1).tolist(), rng.standard_normal((rounds + 1, rows.shape[1]))
+    kinds = {
+        "": {},
+        "edge_types": {"edge_types": ["R", "S"]},
+        "edge_filter": {"edge_filter": lambda u, v: True},
+        "node_filter": {"node_filter": lambda node: True},
+        "time_budget": {"time_budget": 3600.0},
+        "nearest nodes as sources": {"source": None},
+        "all of the graph": {"beam_width": len(rows), "max_hops": 64},
+        "all of the graph, edge_types": {"beam_width": len(rows), "max_hops": 64, "edge_types": ["R", "S", "T"]},
+    }
+    runs = {
+        name: lambda number, options=options: ag.traverse(queries[number], **({"source": starts[number]} | options))[:]
+        for name, options in kinds.items()
+    }
+    numbers = np.arange(len(ag.topology.ends[0]))
+    runs["types of all edges, read alone"] = lambda _: [
+        graph._adj[u][v].get("type") for u, v in ag.topology.named(numbers)
+    ]
+    seconds = interleaved(runs, rounds)
+    middle = medians(seconds)
+    return [(name or "defaults", f"{1e3 * middle[name]:,.2f}", spread(seconds[name])) for name in runs]
+
+
 def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--nodes", type=int, default=100_000)
@@ -114,6 +141,13 @@ def main() -> None:
         f"k_hop(limit=10), {options.nodes:,} nodes, {graph.number_of_edges():,} edges, d={options.dim} ({machine()})",
         ["hops", "nodes reached", "of networkx, ms", "of arrays, ms", "networkx's lengths alone, ms"],
         walks(graph, rows, pairs, 4 * options.rounds),
+    )
+    for number, (_, _, data) in enumerate(graph.edges(data=True)):
+        data["type"] = "RST"[number % 3]
+    show(
+        f"traverse, {options.nodes:,} nodes, {graph.number_of_edges():,} edges, d={options.dim} ({machine()})",
+        ["options", "ms", "quartiles"],
+        beams(graph, rows, 4 * options.rounds),
     )
 
 

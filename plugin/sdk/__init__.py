@@ -1,0 +1,1 @@
+"""The high-level interface: builders, presets, pipelines."""
