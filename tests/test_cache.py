@@ -6,7 +6,6 @@ import multiprocessing
 import pickle
 import sys
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from conftest import SLOW
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from memory import taken, traced
 
 import attnbridge as ab
 from attnbridge.cache import Key, NotKeyedError, content, uncached
@@ -176,13 +176,10 @@ def test_bytes_are_what_is_really_taken():
         with uncached():
             run()
         before = cache.bytes
-        gc.collect()
-        tracemalloc.start()
-        run()
-        gc.collect()
-        taken = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
-        assert taken <= cache.bytes - before <= 4 * taken
+        with traced():
+            run()
+            gc.collect()
+            assert taken() <= cache.bytes - before <= 4 * taken()
 
 
 def test_a_copy_begins_empty():

@@ -1,10 +1,10 @@
 """Attention by distance: float64 truths, what isometries keep, the radius, midpoints of values, errors."""
 
 import json
-import tracemalloc
 
 import numpy as np
 import pytest
+from memory import peak, traced
 from test_manifolds import ALL, SPACES, points, rotation
 
 import attnbridge as ab
@@ -168,11 +168,9 @@ def test_memory_is_that_of_the_weights(rng):
         x = points(space, dim, rng, n)
         attention = ab.GeometricAttention(space)
         attention.logits(x[:3], x[:3])
-        tracemalloc.start()
-        attention.logits(x, x)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 6 * n * n * 8
+        with traced():
+            attention.logits(x, x)
+            assert peak() < 6 * n * n * 8
 
 
 # ---- the ball

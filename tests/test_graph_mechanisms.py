@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import peak, traced
 
 import attnbridge as ab
 from attnbridge.mechanisms import graph as graph_module
@@ -362,16 +363,12 @@ def test_weights_in_lists_have_the_range_of_float64():
 
 def test_no_memory_of_n_times_n(rng):
     """20,000 nodes: an n x n matrix of the smallest numbers is 400 MB."""
-    import tracemalloc
-
     X = rng.standard_normal((20_000, 4)).astype(np.float32)  # noqa: N806
     edges = rng.integers(0, 50, (2, 300)) * 400
     for mechanism in (ab.ScaledDotProductAttention(), ab.GraphAttention(), ab.LinearAttention(), ab.SparseAttention()):
-        tracemalloc.start()
-        mechanism.graph_forward(X, edges)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 40e6
+        with traced():
+            mechanism.graph_forward(X, edges)
+            assert peak() < 40e6
 
 
 # ---- refusals

@@ -1,7 +1,6 @@
 """Sparse masks: patterns held against their definition pair by pair, forms against each other, every refusal."""
 
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from memory import peak, traced
 
 import attnbridge as ab
 from attnbridge.masks import DenseMask, as_attention_mask
@@ -107,12 +107,9 @@ def test_counts_are_closed_forms():
 
 def test_building_takes_memory_of_the_pairs():
     n, w = 16_384, 64
-    tracemalloc.start()
-    mask = SparseMask.window((n, n), w, num_global=1)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 16 * mask.nnz + 64 * 8 * n
-    assert peak < n * n / 4
+    with traced():
+        mask = SparseMask.window((n, n), w, num_global=1)
+        assert peak() < min(16 * mask.nnz + 64 * 8 * n, n * n / 4)
 
 
 # ---- forms
@@ -329,23 +326,17 @@ def test_refused(call, error, message):
     ],
 )
 def test_patterns_of_too_many_pairs_are_refused_before_they_are_listed(make, pairs):
-    tracemalloc.start()
-    try:
+    with traced():
         with pytest.raises(ab.InputTooLargeError, match=f"at most 2,147,483,647 pairs, got {pairs}; choose a narrower"):
             make((10**6, 10**6))
-        assert tracemalloc.get_traced_memory()[1] < 400e6
-    finally:
-        tracemalloc.stop()
+        assert peak() < 400e6
 
 
 def test_patterns_of_very_many_queries_are_counted_in_pieces():
-    tracemalloc.start()
-    try:
+    with traced():
         with pytest.raises(ab.InputTooLargeError, match="got 549,756,338,176 in the first 1,048,576 queries"):
             ab.SparseMask.causal((2**31 - 1, 2**31 - 1))
-        assert tracemalloc.get_traced_memory()[1] < 400e6
-    finally:
-        tracemalloc.stop()
+        assert peak() < 400e6
     assert ab.SparseMask.window((2**20 + 3, 2), 1).nnz == 5
 
 

@@ -1,10 +1,10 @@
 """Every mechanism under a sparse mask: the same as under the mask held densely, at a cost that grows with pairs."""
 
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
+from memory import peak, traced
 
 import attnbridge as ab
 from attnbridge.mechanisms.graph_logits import Network
@@ -123,15 +123,11 @@ def test_memory_grows_with_the_pairs(rng, name):
     mechanism = MECHANISMS[name]()
     small = ab.SparseMask.window((3, 3), 1)
     mechanism.forward(*(x[:3] for x in arrays), small)  # compiled before it is measured
-    tracemalloc.start()
-    try:
+    with traced():
         output = mechanism.forward(*arrays, mask).output
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        assert peak() < 100_000_000
     assert output.shape == (count, 6)
     assert np.isfinite(output).all()
-    assert peak < 100_000_000
 
 
 # ---- edges
@@ -185,14 +181,10 @@ def test_edges_cost_their_number():
     mask = ab.SparseMask.window((count, count), 2)
     arrays = sequences(rng, "gat", dtype=np.float32, count=count)
     edges = rng.standard_normal((mask.nnz, 3)).astype(np.float32)
-    tracemalloc.start()
-    try:
+    with traced():
         output = attention.forward(*arrays, mask, edge_features=edges).output
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        assert peak() < 100_000_000
     assert np.isfinite(output).all()
-    assert peak < 100_000_000
 
 
 # ---- refusals

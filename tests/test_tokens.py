@@ -5,7 +5,6 @@ import io
 import json
 import pickle
 import shutil
-import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from memory import peak, traced
 
 import attnbridge as ab
 from attnbridge.cli import cli
@@ -241,11 +241,9 @@ def test_adding_takes_no_more_memory_than_what_is_stored(dtype):
     tokens = list(np.random.default_rng(0).standard_normal((200, 50, 64)))  # float64: 5 MB
     Bridge(2, index="exact", token_dtype=dtype).add(np.ones((1, 2)), tokens=tokens[:1])  # loads the kernel
     bridge = Bridge(2, index="exact", token_dtype=dtype)
-    tracemalloc.start()
-    bridge.add(np.ones((200, 2)), tokens=tokens)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2.5 * bridge.memory()["tokens"]  # the checked arrays, and the store's own
+    with traced():
+        bridge.add(np.ones((200, 2)), tokens=tokens)
+        assert peak() < 2.5 * bridge.memory()["tokens"]  # the checked arrays, and the store's own
 
 
 # ---- what is refused

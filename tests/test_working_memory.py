@@ -1,10 +1,10 @@
 """Repeated calls allocate next to nothing beyond their results: every mechanism, layers, the functional API."""
 
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
+from memory import peak, traced
 
 import attnbridge as ab
 from attnbridge import workspace as workspaces
@@ -84,12 +84,9 @@ def peak_beyond(call):
     """Return the bytes that the fourth of equal calls takes at its peak beyond its result."""
     for _ in range(3):
         call()
-    tracemalloc.start()
-    try:
+    with traced():
         result = call()
-        return tracemalloc.get_traced_memory()[1] - result.nbytes
-    finally:
-        tracemalloc.stop()
+        return peak() - result.nbytes
 
 
 @pytest.fixture(autouse=True)
