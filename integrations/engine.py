@@ -19,7 +19,6 @@ _SETTINGS = (
     "SET autoload_known_extensions = false",
     "SET autoinstall_known_extensions = false",
     "SET GLOBAL python_enable_replacements = false",
-    "SET enable_progress_bar = false",
     f"SET GLOBAL max_expression_depth = {MOST_DEPTH}",
     "SET GLOBAL lambda_syntax = 'ENABLE_SINGLE_ARROW'",  # x -> x + 1 beside lambda x: x + 1
     f"SET memory_limit = '{_MOST_MEMORY}'",
@@ -43,6 +42,18 @@ class Engine(NamedTuple):
     functions: dict[str, Function]
 
 
+def quiet_connection(threads: int | None = None) -> "duckdb.DuckDBPyConnection":
+    """Return a database in memory of our own, that prints nothing.
+
+    In a REPL, a notebook or `python -c` DuckDB draws a progress bar of what takes 2 seconds, onto stdout.
+    """
+    import duckdb
+
+    connection = duckdb.connect(config={} if threads is None else {"threads": threads})
+    connection.execute("SET enable_progress_bar = false")
+    return connection
+
+
 _engine: Engine | None = None
 _engine_lock = threading.Lock()
 forked = False
@@ -53,9 +64,7 @@ def running_engine() -> Engine:
     global _engine
     with _engine_lock:
         if _engine is None:
-            import duckdb
-
-            connection = duckdb.connect(":memory:", config={"threads": usable_threads()})
+            connection = quiet_connection(usable_threads())
             for setting in _SETTINGS:
                 connection.execute(setting)
             found = connection.execute(

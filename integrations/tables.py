@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge.errors import InvalidInputError
+from attnbridge.integrations.engine import quiet_connection
 from attnbridge.validation import as_matrix
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def from_file(path: str | os.PathLike[str], vector: str | None, id: str | None, 
 
     try:
         name = re.sub(r"([*?[])", r"[\1]", str(file))  # a name, not a pattern
-        relation = getattr(duckdb.connect(), _TABLE_SUFFIXES[suffix])(name)
+        relation = getattr(quiet_connection(), _TABLE_SUFFIXES[suffix])(name)
     except duckdb.Error as error:
         raise InvalidInputError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from error
     return from_relation(relation, vector or "embedding", id, str(file), payload)

@@ -381,6 +381,17 @@ def test_best_of_a_large_parquet_file_in_little_memory(tmp_path, rng):
     assert int(done.stdout) < 100
 
 
+def test_duckdb_draws_no_bar_of_its_own():
+    """Its default where nobody runs a file, as here: onto stdout, between what a program prints."""
+    program = (
+        "import duckdb; from attnbridge.integrations.engine import quiet_connection, running_engine\n"
+        "for con in duckdb.connect(), quiet_connection(), running_engine().connection.cursor():\n"
+        "    print(con.execute(\"SELECT current_setting('enable_progress_bar')\").fetchone()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["True", "False", "False"], done.stderr
+
+
 # ---- errors
 
 

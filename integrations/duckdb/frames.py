@@ -16,6 +16,7 @@ from attnbridge.errors import AttentionError, InvalidInputError
 from attnbridge.functional import attention_score
 from attnbridge.integrations.duckdb.lists import Places, as_lists
 from attnbridge.integrations.duckdb.pairs import as_float, fill_logits
+from attnbridge.integrations.engine import quiet_connection
 from attnbridge.mechanisms.base import Attention
 from attnbridge.scoring import resolve
 from attnbridge.validation import as_count, as_floats, as_matrix, as_vector
@@ -309,7 +310,7 @@ def _parquet(paths: Sequence[str | os.PathLike[str]]) -> "tuple[pa.Schema, Itera
     import duckdb
 
     files = [file for path in paths for file in _files(os.fspath(path))]
-    con = duckdb.connect(config={"threads": 1})  # a row group in memory for each
+    con = quiet_connection(threads=1)  # a row group in memory for each
     try:
         reader = con.read_parquet(files).to_arrow_reader(_ROWS)
     except duckdb.Error as error:
