@@ -2,6 +2,7 @@
 
 A random directed graph; the same anchored pattern of three relationships, node after node, in turns. grand-cypher is
 given its hint, the start that saves it from looking at every node; without it installed only our times are shown.
+Then how nearly a time budget is kept by matches of the whole graph, which would take minutes.
 Run: python tests/benchmarks/bench_match.py [--nodes 50000] [--degree 5]
 """
 
@@ -11,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy starts its pool
 
 import gc
 import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,14 @@ PATTERN = "MATCH (a)-[]->(b)-[]->(c)-[]->(d) RETURN a.name, b.name, c.name, d.na
 TYPED = "MATCH (a)-[:CITES]->(b)-[:CITES]->(c)-[:CITES]->(d) WHERE d.year > 2010 RETURN a, b, c, d"
 SEVERAL = "MATCH (a)-[:CITES*3]->(d) RETURN d"
 PARSED = "MATCH (a:Paper)-[:CITES*1..2]->(b:Paper {field: $f}) WHERE b.year > 2010 RETURN a, b LIMIT 10"
+WHOLE = {
+    "paths of 1 to 6, no query": ("MATCH (a)-[*1..6]->(b) RETURN b", False),
+    "paths of 1 to 6, with a query": ("MATCH (a)-[*1..6]->(b) RETURN b", True),
+    "counted": ("MATCH (a)-->(b)-->(c)-->(d) RETURN a, count(d)", False),
+    "ordered, no query": ("MATCH (a)-->(b)-->(c)-->(d) RETURN a, b, c, d ORDER BY id(d)", False),
+    "ordered, with a query": ("MATCH (a)-->(b)-->(c)-->(d) RETURN a, b, c, d ORDER BY id(d)", True),
+}
+BUDGETS = 0.1, 1.0  # seconds
 DIM = 64
 
 
@@ -54,6 +64,25 @@ def same_rows(ag: ab.AttentionGraph, peer: Callable[[int], dict[str, list[Any]]]
     theirs = sorted(zip(*peer(start).values(), strict=True))
     ours = sorted(tuple(record.values()) for record in ag.match(PATTERN, start=start).records)
     return theirs == [row for row in ours if len(set(row)) == len(row)]
+
+
+def budgets(ag: ab.AttentionGraph, query: np.ndarray) -> None:
+    """Print what matches take of their time budgets, and how many rows that gives."""
+    rows = []
+    for name, (pattern, asked) in WHOLE.items():
+        row: list[object] = [name]
+        for budget in BUDGETS:
+            took, found = [], []
+            for _ in range(5):
+                begin = time.perf_counter()
+                rows_of = ag.match(pattern, query=query if asked else None, time_budget=budget, max_rows=10**9)
+                took.append((time.perf_counter() - begin) / budget)
+                found.append(len(rows_of))
+                del rows_of  # freeing its rows is no part of the next one
+            row += [f"{np.median(took):.2f}", f"{max(took):.2f}", f"{int(np.median(found)):,}"]
+        rows.append(row)
+    head = [what for budget in BUDGETS for what in (f"of {budget:g} s", "most", "rows")]
+    show("time taken / time budget, median and most of 5", ["", *head], rows)
 
 
 def main() -> None:
@@ -90,6 +119,7 @@ def main() -> None:
         print(f"same rows: {all(same_rows(ag, peer, start) for start in starts[:20])}")
     parsing = medians(interleaved({"parse": lambda number: parse.__wrapped__(PARSED)}, options.rounds))
     print(f"parsing a new pattern, ms: {verdict(1e3 * parsing['parse'], most=1.0)}")
+    budgets(ag, query)
     print(machine())
 
 
