@@ -97,6 +97,7 @@ class NetworkxData:
         self.type_name = as_hashable(type_name, "edge_type")
         self.missing = as_choice(missing, "missing", MISSING)
         self.examples: dict[str, int] = {}  # of types: an edge that had it
+        self.looked_for: set[tuple[str, str]] = set()  # labels and types of patterns that matched nothing
         self._require_embeddings()
 
     def _require_embeddings(self) -> None:
@@ -335,6 +336,7 @@ class ArrayData:
         self.embeddings, self.weight, self.features = embeddings, weight, features
         self._topology = of_edges(source, target, list(range(len(embeddings))) if nodes is None else nodes)
         self.examples: dict[str, int] = {}  # of types: an edge that had it
+        self.looked_for: set[tuple[str, str]] = set()  # labels and types of patterns that matched nothing
 
     @cached_property
     def graph(self) -> Any:

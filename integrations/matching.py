@@ -95,6 +95,12 @@ class Matching(GraphView):
             `start` is not in the graph.
         DimensionMismatchError, GraphStructureError
 
+        Warns
+        -----
+        UserWarning
+            There is no row, and no edge has a type, or no node a label, of the pattern; the known ones are listed. A
+            name is looked for once, and not with a time budget.
+
         References
         ----------
         openCypher Query Language Reference, version 9.

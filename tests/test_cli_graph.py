@@ -17,6 +17,8 @@ import attnbridge as ab
 import attnbridge.cli as command_line
 from attnbridge.integrations.graph_files import read_graph
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pattern matches nothing")
+
 DIM = 3
 CLASSES = [nx.Graph, nx.DiGraph, nx.MultiGraph, nx.MultiDiGraph]
 

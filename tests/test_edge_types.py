@@ -12,6 +12,8 @@ from test_traverse import attend, cases, named_edges
 
 import attnbridge as ab
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pattern matches nothing")
+
 NAMES = ["kin", ("kin", 1), None, 7]  # an attribute's name may be anything hashable
 QUERY = np.array([0.9, -0.4, 1.3])
 

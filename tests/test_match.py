@@ -3,6 +3,7 @@ import itertools
 import math
 import operator
 import re
+import warnings
 
 import networkx as nx
 import numpy as np
@@ -14,6 +15,8 @@ import attnbridge as ab
 from attnbridge.errors import InputTooLargeError, InvalidConfigError, InvalidInputError
 from attnbridge.integrations import clock
 from attnbridge.integrations.match import MatchPath, compiler, search, values
+
+pytestmark = pytest.mark.filterwarnings("ignore:the pattern matches nothing")
 
 _compare = values.compare
 CLASSES = [nx.Graph, nx.DiGraph, nx.MultiGraph, nx.MultiDiGraph]
@@ -924,6 +927,33 @@ def test_too_many_rows_are_an_error_and_a_limit_helps(query):
     assert len(ag.match("MATCH (a)--(b) RETURN a LIMIT 29", max_rows=29, query=query)) == 29
     with pytest.raises(InputTooLargeError, match="max_rows = 29"):
         ag.match("MATCH (a)--(b) RETURN a ORDER BY b LIMIT 1", max_rows=29, query=query)
+
+
+def test_names_that_nothing_has_are_warned_of():
+    graph = nx.DiGraph()
+    graph.add_nodes_from([(0, {"label": "Paper"}), (1, {"labels": ["Author", "Person"]})], embedding=[1.0])
+    graph.add_edge(0, 1, type="BY")
+    ag = ab.AttentionGraph(graph)
+    typed = r"the pattern matches nothing: no edge has type 'AT' or 'B'; known are 'BY' \(type= names the attribute\)"
+    with pytest.warns(UserWarning, match=typed) as seen:
+        assert not ag.match("MATCH (a)-[:B|AT]->(b) RETURN b")
+    assert [(one.filename, len(seen)) for one in seen] == [(__file__, 1)]
+    labelled = "no node has label 'Papr'; known are 'Paper', 'Author', 'Person' "
+    with pytest.warns(UserWarning, match=labelled) as seen:
+        assert ag.match("MATCH (a:Papr)-[:AT|BY]->(b) RETURN count(*)").records == [{"count(*)": 0}]
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ag.match("MATCH (a:Papr)-[:AT]->(b) RETURN b")  # they are looked for once
+        ag.match("MATCH (a:Author)-[:BY]->(b:Paper) RETURN b")  # all are there, but not so
+        ag.match("MATCH (a:Paper|Nobody)-[:BY|NEVER]->(b) RETURN b")  # there is a row
+        ag.match("MATCH (a:New) RETURN a", time_budget=60)
+    many = nx.Graph()
+    many.add_nodes_from((i, {"label": f"l{i}", "embedding": [1.0]}) for i in range(22))
+    with pytest.warns(UserWarning, match="known are 'l0', .*, 'l19' and 2 more"):
+        ab.AttentionGraph(many).match("MATCH (a:l22) RETURN a")
+    with pytest.warns(UserWarning, match="no edge has type 'R'; known are none"):
+        ab.AttentionGraph(many).match("MATCH (a)-[:R]-(b) RETURN b")
 
 
 @pytest.mark.parametrize("query", [None, [1.0, 0.0]])

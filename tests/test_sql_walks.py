@@ -10,6 +10,8 @@ import pytest
 import attnbridge as ab
 from attnbridge.integrations.duckdb import register
 
+pytestmark = pytest.mark.filterwarnings("ignore:the pattern matches nothing")
+
 K_HOP = "SELECT node, score, hop, path FROM ruvector_k_hop"
 MATCH = "SELECT node, score, hop, path, record FROM ruvector_match"
 

@@ -15,6 +15,7 @@ from attnbridge.integrations.match.projection import Projection
 from attnbridge.integrations.match.reader import Numbers, Reader
 from attnbridge.integrations.match.search import Scored, Screens, Search
 from attnbridge.integrations.match.trails import Trails
+from attnbridge.integrations.match.unknown import warn_of_unknown
 from attnbridge.integrations.topology import Positions, Topology
 from attnbridge.validation import as_count, as_number, as_text
 
@@ -137,6 +138,8 @@ def run(
     entries = projection.entries(rows)
     if start is not None:  # it was no choice: nothing has asked for its logit yet
         reader.read_logits([start])
+    if options.time_budget is None and all(found is None for found, _ in entries):
+        warn_of_unknown(elements, reader, data.looked_for)
     return Matches(
         tuple(column.name for column in elements.returns.columns),
         [values for _, values in entries],

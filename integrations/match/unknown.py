@@ -1,0 +1,53 @@
+"""What a pattern that matched nothing asks for, and nothing in the graph has: names are easily mistyped."""
+
+import warnings
+from collections.abc import Iterable
+from itertools import islice
+
+from attnbridge.integrations.match.elements import Elements
+from attnbridge.integrations.match.reader import Reader
+
+_SHOWN = 20  # known names that a warning lists
+_OF_CALLER = 5  # frames up: of whoever called `AttentionGraph.match`
+
+
+def warn_of_unknown(elements: Elements, reader: Reader, looked_for: set[tuple[str, str]]) -> None:
+    """Warn of types and labels of the pattern that no edge and no node has, and list those that there are.
+
+    Parameters
+    ----------
+    elements : Elements
+    reader : Reader
+    looked_for : set of (str, str)
+        What has been looked for in this graph before, which takes going through it; each is looked for once.
+    """
+    topology = reader.topology
+    types = {name for edge in elements.edges() for name in edge.types}
+    labels = {name for node in elements.nodes() for groups in node.labels for group in groups for name in group}
+    kinds = ([reader.type(number)] for number in range(topology.count))
+    given = (reader.labels(position) for position in range(len(topology.nodes)))
+    for option, what, names, found in (
+        ("type", "edge has type", types, kinds),
+        ("labels", "node has label", labels, given),
+    ):
+        wanted = {(option, name) for name in names} - looked_for
+        looked_for |= wanted
+        _warn(option, what, {name for _, name in wanted}, found)
+
+
+def _warn(option: str, what: str, missing: set[str], found: Iterable[Iterable[str | None]]) -> None:
+    known: dict[str, None] = {}
+    for names in found if missing else ():
+        known |= dict.fromkeys(name for name in names if name is not None)
+        missing -= known.keys()
+        if not missing:
+            break
+    if missing:
+        wanted = " or ".join(map(repr, sorted(missing)))
+        shown = ", ".join(map(repr, islice(known, _SHOWN))) or "none"
+        more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+        warnings.warn(
+            f"the pattern matches nothing: no {what} {wanted}; known are {shown}{more} ({option}= names the attribute)",
+            UserWarning,
+            stacklevel=_OF_CALLER,
+        )
