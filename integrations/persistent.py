@@ -28,6 +28,7 @@ from attnbridge.integrations.store import Store
 from attnbridge.integrations.tokens import TokenArrays
 from attnbridge.mechanisms.base import Attention
 from attnbridge.metric import METRICS
+from attnbridge.scoring import REGISTRY
 from attnbridge.threads import usable_threads
 from attnbridge.validation import as_choice, as_text
 
@@ -300,7 +301,8 @@ class Persistent(Documents):
         IndexCorruptError
             No index, or a damaged one: the message names the file.
         InvalidConfigError
-            The vectors are of another model, or of one that is not known.
+            It was saved with an attention type of one's own, which must be registered before; or the vectors are of
+            another model, or of one that is not known.
         ConcurrencyError
             journal=True, and another process has the folder open for writing; the message says which.
 
@@ -369,11 +371,17 @@ class Persistent(Documents):
     @classmethod
     def _loaded(cls, snapshot: Snapshot, mmap: bool, threads: int | None) -> Self:
         about = snapshot.manifest
+        attention = snapshot.setting("attention", str)
+        if attention not in REGISTRY:
+            raise InvalidConfigError(
+                f"{snapshot.folder} was saved with attention {attention!r}, which is not known here; call "
+                f"register_attention({attention!r}, ...) before it is opened (known are {', '.join(REGISTRY)})"
+            )
         try:
             bridge = cls(
                 snapshot.setting("dim", int),
                 as_choice(about.get("metric"), "metric", METRICS),
-                snapshot.setting("attention", str),
+                attention,
                 index={"hnsw": "auto", "exact": "exact"}[as_choice(about.get("index"), "index", ("hnsw", "exact"))],
                 dtype=snapshot.setting("dtype", str),
                 index_dim=about.get("index_dim"),

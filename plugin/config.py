@@ -67,6 +67,9 @@ class _Config:
     def told(self) -> dict[str, Any]:
         """Return the settings that were given, not left at their defaults.
 
+        Where all of them were, as `from_json` and `dataclasses.replace` do, they are those that differ from their
+        defaults: nobody has chosen the others.
+
         Returns
         -------
         dict of str to object
@@ -77,7 +80,11 @@ class _Config:
         >>> ab.AttentionConfig(d_model=512, num_heads=4).told()
         {'d_model': 512, 'num_heads': 4}
         """
-        return {name: getattr(self, name) for name in self._given}
+        defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
+        told = {name: getattr(self, name) for name in self._given}
+        if told.keys() == defaults.keys():
+            return {name: value for name, value in told.items() if value != defaults[name]}
+        return told
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

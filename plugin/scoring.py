@@ -126,7 +126,8 @@ def register_attention(
     Raises
     ------
     InvalidConfigError
-        A name that is taken, neither or both of logit and attention, or a logit that does not compile.
+        A name that is taken, neither or both of logit and attention, a logit that does not compile, or names of options
+        that no argument can have.
 
     Examples
     --------
@@ -139,10 +140,18 @@ def register_attention(
     >>> ab.unregister_attention("chebyshev")
     """
     as_text(name, "name")
+    if best_for != "":
+        as_text(best_for, "best_for")
+    if not isinstance(options, Mapping | None):
+        raise InvalidConfigError(f"options must be defaults by name, as {{'temperature': 1.0}}; got {options!r}")
     if (logit is None) == (attention is None):
         got = "none" if logit is None else "both"
         raise InvalidConfigError(f"logit or attention must be given, one of them; got {got}")
     for option in options or {}:
+        if not isinstance(option, str) or not option.isidentifier():
+            raise InvalidConfigError(
+                f"options must have names that Python arguments may have, got {option!r}; rename it"
+            )
         if option in RESERVED:
             raise InvalidConfigError(
                 f"options must not have the name of an argument of searches or of graphs, got {option!r}; rename it"
@@ -159,9 +168,8 @@ def register_attention(
         if name in _given and _given[name][2:] == given[2:] and _alike(_given[name][:2], given[:2]):
             return
         if name in _BY_NAME:
-            raise InvalidConfigError(
-                f"name must be one that is not taken, {name!r} is; take another, or unregister_attention({name!r})"
-            )
+            own = f", or unregister_attention({name!r})" if name in _given else ""
+            raise InvalidConfigError(f"name must be one that is not taken, {name!r} is; take another{own}")
         REGISTRY[name] = _BY_NAME[name] = row
         _given[name] = given
 

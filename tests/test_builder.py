@@ -1,6 +1,7 @@
 """Builders and presets: every option acts, and what is built is what a constructor makes."""
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -292,11 +293,17 @@ def test_the_later_call_wins() -> None:
     assert (kept.d_model, kept.num_heads, kept.dropout) == (12, 3, 0.2)
     both = ab.AttentionBuilder().config(config).config(ab.AttentionConfig(causal=True, dropout=0.4)).build()
     assert (both.d_model, both.causal, both.dropout) == (24, True, 0.4)
-    defaults = ab.AttentionConfig(d_model=512, dropout=0.1, causal=False)  # given, and so told
+    dropped, defaults = ab.AttentionConfig(), ab.AttentionConfig(d_model=512, dropout=0.1, causal=False)  # given: told
     made = ab.AttentionBuilder(48).num_heads(2).dropout(0.4).causal(True).config(defaults).build()
     assert (made.d_model, made.dropout, made.causal, made.config["num_heads"]) == (512, 0.1, False, 2)
     again = ab.AttentionBuilder().config(config).config(pickle.loads(pickle.dumps(defaults))).build()
     assert (again.d_model, again.dropout) == (512, 0.1)
+    for equal in (
+        ab.AttentionConfig.from_json(ab.AttentionConfig(dropout=0.2).to_json()),
+        replace(dropped, dropout=0.2),
+    ):
+        kept = ab.AttentionBuilder(12).num_heads(3).causal(True).config(equal).build()  # nobody has chosen the others
+        assert (equal, kept.d_model, kept.causal, kept.dropout) == (ab.AttentionConfig(dropout=0.2), 12, True, 0.2)
     eps = ab.AttentionBuilder().multi_head().config(ab.AttentionConfig(eps=1e-3)).eps(0.5).build()
     assert eps.config["eps"] == 0.5
 

@@ -135,7 +135,10 @@ def test_opened_where_nobody_has_named_it(tmp_path: Any) -> None:
         bridge.save(tmp_path / "index")
     finally:
         ab.unregister_attention("passing")
-    with pytest.raises(ab.IndexCorruptError, match=r"got 'passing'; register_attention names one of your own"):
+    message = (
+        r"saved with attention 'passing', which is not known here; call register_attention\('passing', ...\) before"
+    )
+    with pytest.raises(ab.InvalidConfigError, match=message):
         ab.AttentionVectorBridge.open(tmp_path / "index")
 
 
@@ -254,7 +257,7 @@ def writes(query: Any, key: Any) -> float:
         (
             "scaled_dot",
             {"logit": lambda q, k: 0.0},
-            r"name must be one that is not taken, 'scaled_dot' is; take another, or",
+            r"name must be one that is not taken, 'scaled_dot' is; take another$",
         ),
         ("mha", {"attention": ab.FlashAttention()}, r"name must be one that is not taken, 'mha' is"),
         ("minkowski", {"attention": ab.FlashAttention()}, r"name must be one that is not taken, 'minkowski' is"),
@@ -272,6 +275,10 @@ def writes(query: Any, key: Any) -> float:
             {"logit": lambda q, k, mask: mask, "options": {"mask": 1.0}},
             r"options must not have the name of an arg",
         ),
+        ("new", {"logit": minkowski, "options": ["p"]}, r"options must be defaults by name, .*; got \['p'\]"),
+        ("new", {"logit": minkowski, "options": {3: 1.0}}, r"names that Python arguments may have, got 3; rename it"),
+        ("new", {"logit": minkowski, "options": {"a b": 1.0}}, r"arguments may have, got 'a b'; rename it"),
+        ("new", {"logit": minkowski, "best_for": 3}, r"best_for must be a text of at least one character, got 3"),
         ("new", {"logit": lambda q, k: q.nothing}, r"logit of 'new' must be a function that Numba compiles"),
         ("new", {"logit": lambda q, k, a: 0.0, "options": {"a": "x"}}, r"options\['a'\] must be a finite number"),
         ("new", {"attention": "gat"}, r"attention must be an attention mechanism, got 'gat'; build\(\) makes one"),
