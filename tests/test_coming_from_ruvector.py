@@ -110,24 +110,74 @@ ORIGINAL = {
         ruvector_hnsw_handler ruvector_hnsw ruvector_l2_ops ruvector_cosine_ops ruvector_ip_ops ruivfflat_handler
         ruivfflat""",
     "ruvector-attention-cli/src/main.rs": "compute benchmark convert serve repl --config --log-level",
-    "ruvector-attention-node/src": """
-        DotProductAttention SGDOptimizer AdamOptimizer AdamWOptimizer LearningRateScheduler LossWithGradients
-        CurriculumStageConfig InBatchMiner BatchConfig BatchResult ParallelConfig StreamProcessor BenchmarkResult
-        GraphRoPEAttention version info LibraryInfo compute_attention_async compute_flash_attention_async
-        compute_hyperbolic_attention_async batch_attention_compute batch_flash_attention_compute
-        parallel_attention_compute benchmark_attention compute_with_positions apply_rotary distance_to_position
-        get_space_contributions SpaceContributions""",
-    "ruvector-attention-wasm/src": """
-        init version available_mechanisms scaled_dot_attention WasmMultiHeadAttention WasmHyperbolicAttention
-        WasmLinearAttention WasmFlashAttention WasmLocalGlobalAttention WasmMoEAttention WasmInfoNCELoss WasmAdam
-        WasmAdamW WasmSGD WasmLRScheduler log log_error cosine_similarity l2_norm normalize softmax attention_weights
-        batch_normalize random_orthogonal_matrix pairwise_distances""",
+}
+
+# What JavaScript calls it, by the page's section and the file that says so; a name of several files under the first.
+JAVASCRIPT = {
+    "Node": {
+        "@ruvector/attention/index.d.ts": """
+            ArrayInput DotProductAttention MultiHeadAttention HyperbolicAttention FlashAttention LinearAttention
+            MoEConfig MoEAttention MoEAttention.simple GraphRoPeAttention EdgeFeaturedAttention DualSpaceAttention
+            LocalGlobalAttention compute computeRaw dim numHeads curvature blockSize features numExperts topK
+            maxPosition nodeDim edgeDim windowSize AdamOptimizer AdamWOptimizer SgdOptimizer step InfoNceLoss backward
+            LocalContrastiveLoss SpectralRegularization DecayType DecayType.Linear DecayType.Exponential
+            DecayType.Cosine DecayType.Step CurriculumScheduler getDifficulty shouldIncludeSample TemperatureAnnealing
+            getTemperature LearningRateScheduler getLearningRate MiningStrategy MiningStrategy.Random
+            MiningStrategy.Hard MiningStrategy.SemiHard MiningStrategy.Distance HardNegativeMiner InBatchMiner mine
+            StreamProcessor processChunk finalize AttentionType AttentionType.DotProduct AttentionType.MultiHead
+            AttentionType.Flash AttentionType.Hyperbolic AttentionType.Linear ParallelAttentionConfig
+            BatchAttentionConfig BatchFlashAttentionConfig parallelAttentionCompute batchAttentionCompute
+            computeAttentionAsync batchFlashAttentionCompute computeFlashAttentionAsync computeHyperbolicAttentionAsync
+            BenchmarkResult benchmarkAttention expMap logMap mobiusAddition poincareDistance projectToPoincareBall
+            AttentionInfo info version Native""",
+        "ruvector-attention-node/src/attention.rs": """
+            AttentionConfig computeWithMask headDim HyperbolicAttention.withConfig numFeatures localWindow
+            globalTokens""",
+        "ruvector-attention-node/src/graph.rs": """
+            EdgeFeaturedConfig EdgeFeaturedAttention.simple computeWithEdges RoPeConfig GraphRoPeAttention.simple
+            computeWithPositions applyRotary distanceToPosition DualSpaceConfig DualSpaceAttention.simple
+            DualSpaceAttention.withWeights getSpaceContributions SpaceContributions euclideanWeight hyperbolicWeight""",
+        "ruvector-attention-node/src/training.rs": """
+            computeWithGradients temperature LossWithGradients margin computeBatch weight SgdOptimizer.withMomentum
+            SgdOptimizer.withWeightDecay reset learningRate AdamOptimizer.withBetas AdamOptimizer.withConfig
+            AdamWOptimizer.withBetas weightDecay LearningRateScheduler.withMinLr getLr currentStep progress
+            TemperatureAnnealing.withDecay getTemp CurriculumStageConfig CurriculumScheduler.defaultCurriculum addStage
+            difficulty negativeCount isComplete MiningStrategy.HardNegative MiningStrategy.DistanceWeighted
+            HardNegativeMiner.withMargin HardNegativeMiner.withTemperature InBatchMiner.includePositive
+            getNegatives""",
+        "ruvector-attention-node/src/async_ops.rs": """
+            BatchConfig BatchResult AttentionType.ScaledDotProduct AttentionType.LocalGlobal ParallelConfig push process
+            clear size isFull""",
+        "ruvector-attention-node/src/lib.rs": "LibraryInfo",
+        "ruvector-attention-node/README.md": """
+            computeAsync getExpertUsage Trainer trainStep trainStepAsync getMetrics setLearningRate TrainingConfig
+            TrainingMetrics BatchProcessor processBatch getThroughput""",
+    },
+    "WASM": {
+        "ruvector-attention-wasm/pkg/ruvector_attention_wasm.d.ts": """
+            WasmAdam WasmAdamW WasmFlashAttention WasmHyperbolicAttention WasmInfoNCELoss WasmLRScheduler
+            WasmLinearAttention WasmLocalGlobalAttention WasmMoEAttention WasmMultiHeadAttention WasmSGD free compute
+            step reset learning_rate weight_decay curvature get_lr dim num_heads attention_weights available_mechanisms
+            batch_normalize cosine_similarity init l2_norm log log_error normalize pairwise_distances
+            random_orthogonal_matrix scaled_dot_attention softmax version InitInput InitOutput SyncInitInput
+            initSync""",
+        "ruvector-attention-wasm/js/index.ts": """
+            initialize availableMechanisms MultiHeadAttention numHeads HyperbolicAttention LinearAttention
+            FlashAttention LocalGlobalAttention MoEAttention getExpertStats InfoNCELoss computeMultiPositive Adam
+            learningRate AdamW weightDecay LRScheduler getLR utils cosineSimilarity l2Norm attentionWeights
+            batchNormalize randomOrthogonalMatrix pairwiseDistances scaledDotAttention wasm""",
+        "ruvector-attention-wasm/js/types.ts": """
+            AttentionConfig MultiHeadConfig HyperbolicConfig LinearAttentionConfig FlashAttentionConfig
+            LocalGlobalConfig MoEConfig TrainingConfig SchedulerConfig ExpertStats AttentionType OptimizerType
+            LossType""",
+        "ruvector-attention-wasm/README.md": "logError",
+    },
 }
 
 
-def rows():
-    """Return what stands left and right in each row of the page's tables."""
-    lines = re.findall(r"^\| (.+) \| (.+) \|$", PAGE, re.MULTILINE)
+def rows(text=PAGE):
+    """Return what stands left and right in each row of the page's tables, or of a section's."""
+    lines = re.findall(r"^\| (.+) \| (.+) \|$", text, re.MULTILINE)
     return [(left, right) for left, right in lines if right != "here"]
 
 
@@ -218,6 +268,13 @@ def test_a_name_that_is_not_there_is_noticed(wrong):
 def test_the_original_is_there(source):
     listed = {span for left, _ in rows() for span in code(left)}
     assert set(ORIGINAL[source].split()) - listed == set()
+
+
+@pytest.mark.parametrize("title", JAVASCRIPT)
+def test_each_javascript_name_is_in_its_section_once(title):
+    section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    listed = [span for left, _ in rows(section) for span in code(left)]
+    assert sorted(listed) == sorted(" ".join(JAVASCRIPT[title].values()).split())
 
 
 def test_each_row_says_something():
