@@ -1,6 +1,7 @@
 """Builders and presets: every option acts, and what is built is what a constructor makes."""
 
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -242,7 +243,7 @@ def test_a_config_at_its_defaults_goes_with_every_kind() -> None:
         (
             {"num_heads": 4},
             "scaled_dot",
-            "num_heads = 8, its default, with scaled_dot, got 4; cross, moe, multi_head have",
+            "num_heads = 8, its default, or 1, with scaled_dot, got 4; cross, moe, multi_head have",
         ),
         (
             {"use_bias": False},
@@ -259,7 +260,11 @@ def test_a_config_at_its_defaults_goes_with_every_kind() -> None:
             "cross",
             "causal = False, its default, with cross, got True; flash, hyperbolic, linear, moe",
         ),
-        ({"dropout": 0.3}, "linear", "dropout = 0.1, its default, with linear, got 0.3; cross, flash, hyperbolic, moe"),
+        (
+            {"dropout": 0.3},
+            "linear",
+            "dropout = 0.1, its default, or 0.0, with linear, got 0.3; cross, flash, hyperbolic, moe",
+        ),
         ({"eps": 1e-3}, "sparse", "eps = 1e-06, its default, with sparse, got 0.001; linear has it$"),
         (
             {"eps": 1e-3},
@@ -273,6 +278,102 @@ def test_a_config_that_a_kind_has_no_use_for(setting: dict[str, Any], kind: str,
     made = getattr(ab.AttentionBuilder(), kind)().config(ab.AttentionConfig(**setting))
     with pytest.raises(ab.InvalidConfigError, match=f"config must have {message}"):
         made.build()
+
+
+DENSE = (ab.ScaledDotProductAttention, ab.FlashAttention, ab.SlidingWindowAttention)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "message"),
+    [
+        *[
+            (
+                kind,
+                {"num_heads": 4},
+                f"num_heads = 8, its default, or 1, with {kind.__name__}, got 4; .*MultiHeadAttention",
+            )
+            for kind in (*DENSE, ab.LinearAttention, ab.MixtureOfExpertsAttention)
+        ],
+        *[
+            (
+                kind,
+                {"use_bias": False},
+                f"use_bias = True, .* with {kind.__name__}, .*; CrossAttention, MultiH.* have it$",
+            )
+            for kind in (*DENSE, ab.LinearAttention, ab.MixtureOfExpertsAttention)
+        ],
+        *[
+            (
+                kind,
+                {"eps": 0.5},
+                rf"eps = 1e-06, .* got 0.5; LinearAttention has it; {kind.__name__}\(..., eps=0.5\) has",
+            )
+            for kind in (*DENSE, ab.MultiHeadAttention)
+        ],
+        (
+            ab.CrossAttention,
+            {"eps": 0.5},
+            "eps = 1e-06, its default, with CrossAttention, got 0.5; LinearAttention has it$",
+        ),
+        (ab.CrossAttention, {"causal": True}, "causal = False, its default, with CrossAttention, got True; Flash"),
+        (
+            ab.LinearAttention,
+            {"dropout": 0.3},
+            "dropout = 0.1, its default, or 0.0, with LinearAttention, got 0.3; Cross",
+        ),
+        (
+            ab.MixtureOfExpertsAttention,
+            {"scale": 3.0},
+            "scale = None, its default, with Mix.*, got 3.0; Cross.* have it$",
+        ),
+        (ab.MixtureOfExpertsAttention, {"eps": 0.5}, "eps = 1e-06, .* got 0.5; LinearAttention has it$"),
+    ],
+    ids=str,
+)
+def test_a_config_that_a_mechanism_has_no_use_for(kind: Any, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ab.InvalidConfigError, match=f"^config must have {message}"):
+        kind.from_config(ab.AttentionConfig(d_model=16, **setting))
+
+
+def test_a_config_may_say_what_is_so_without_heads_or_dropout() -> None:
+    config = ab.AttentionConfig(d_model=6, num_heads=1, dropout=0.0)
+    for kind in (*DENSE, ab.LinearAttention, ab.MixtureOfExpertsAttention):
+        made = kind.from_config(config)
+        assert (made.d_model, made.dropout) == (6, 0.0)
+    assert ab.AttentionBuilder().linear().config(config).build().d_model == 6
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ab.MultiHeadAttention.from_config(None), "an AttentionConfig for MultiHeadAttention, got None"),
+        (
+            lambda: ab.ScaledDotProductAttention.from_config({}),
+            "an AttentionConfig for ScaledDotProductAttention, got {}",
+        ),
+        (
+            lambda: ab.LinearAttention.from_config(ab.SparseAttentionConfig()),
+            "an Att.* for LinearAttention, got SparseAtt",
+        ),
+        (lambda: ab.CrossAttention.from_config(3), "an AttentionConfig for CrossAttention, got 3"),
+        (lambda: ab.MixtureOfExpertsAttention.from_config([]), "an AttentionConfig for MixtureOfExpertsAttention, got"),
+        (
+            lambda: ab.SparseAttention.from_config(ab.AttentionConfig()),
+            r"a SparseAttentionConfig for SparseAttention, got AttentionConfig\(",
+        ),
+        (
+            lambda: ab.GraphAttention.from_config(ab.AttentionConfig(), 8),
+            r"a GraphAttentionConfig for GraphAttention, got AttentionConfig\(",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_config_of_a_mechanism(call: Callable[[], Any], message: str) -> None:
+    remedy = (
+        "SparseAttention takes SparseAttentionConfig, GraphAttention GraphAttentionConfig, all others AttentionConfig"
+    )
+    with pytest.raises(ab.InvalidConfigError, match=f"^config must be {message}.*; {remedy}$"):
+        call()
 
 
 def test_a_config_of_a_named_build() -> None:
@@ -397,12 +498,12 @@ def test_a_config_of_graphs() -> None:
         (
             lambda: ab.AttentionBuilder(12).config({}),
             ab.InvalidConfigError,
-            r"config must be an AttentionConfig, got {}",
+            r"config must be an AttentionConfig for AttentionBuilder, got {}; SparseAttention takes Spa.*, all others",
         ),
         (
             lambda: ab.GraphAttentionBuilder().config({}),
             ab.InvalidConfigError,
-            r"config must be a GraphAttentionConfig",
+            r"config must be a GraphAttentionConfig for GraphAttentionBuilder, got {}; ",
         ),
         (lambda: ab.AttentionPreset("gpt9"), ab.InvalidConfigError, r"preset must be one of BERT, .*; got 'gpt9'"),
         (lambda: ab.AttentionPreset(3), ab.InvalidConfigError, r"preset must be one of BERT, .*; got 3"),

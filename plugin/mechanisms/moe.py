@@ -213,6 +213,7 @@ class MixtureOfExpertsAttention(Attention):
 
     name: ClassVar[str] = "moe"
     row: ClassVar[AttentionType] = MOE
+    _configured: ClassVar[tuple[str, ...]] = ("d_model", "causal", "dropout", "max_seq_len")
 
     def __init__(
         self,
@@ -265,6 +266,7 @@ class MixtureOfExpertsAttention(Attention):
         Raises
         ------
         InvalidConfigError
+            No such configuration, or a setting beside its default that the mechanism has no use for.
 
         Examples
         --------
@@ -273,15 +275,7 @@ class MixtureOfExpertsAttention(Attention):
         >>> mixture.parameters()["W_r"].shape
         (16, 3)
         """
-        return cls(
-            experts,
-            d_model=config.d_model,
-            top_k=top_k,
-            seed=seed,
-            causal=config.causal,
-            dropout=config.dropout,
-            max_seq_len=config.max_seq_len,
-        )
+        return cls(experts, **cls._settings_of(config), top_k=top_k, seed=seed)
 
     @property
     def config(self) -> dict[str, Any]:

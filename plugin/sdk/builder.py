@@ -4,7 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple, Self, TypeVar
 
-from attnbridge.config import AttentionConfig, GraphAttentionConfig, as_dim_of_model, heads_divide
+from attnbridge.config import (
+    AttentionConfig,
+    GraphAttentionConfig,
+    as_config,
+    as_dim_of_model,
+    heads_divide,
+    refuse_useless,
+)
 from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms import (
     Attention,
@@ -101,12 +108,9 @@ class _Builder:
         made.__dict__.update(self.__dict__, _options=self._options | options)
         return made
 
-    def _configured(self, config: Any, kind: type) -> Self:
+    def _configured(self, config: Any, kind: type[AttentionConfig | GraphAttentionConfig]) -> Self:
         """Return a builder where what a configuration was given goes over what was set before, as later options do."""
-        if not isinstance(config, kind):
-            article = "an" if kind is AttentionConfig else "a"
-            raise InvalidConfigError(f"config must be {article} {kind.__name__}, got {config!r}")
-        told: dict[str, Any] = config.told()  # type: ignore[attr-defined]
+        told: dict[str, Any] = as_config(config, kind, type(self).__name__).told()
         made = self._with()
         made._told = self._told | told
         made._config = config if self._config is None else replace(self._config, **told)
@@ -591,9 +595,9 @@ class AttentionBuilder(_Builder):
         given = {} if self._config is None else asdict(self._config)
         if kind != "linear":  # as from_config has it: a configuration's eps is that of linear attention and of norms
             given.pop("eps", None)
-        for name, value in self._unsaid().items():
-            if name not in takes or name not in given:
-                _refuse_setting(name, value, kind)
+        if self._config is not None:
+            own = {"eps": f"eps({{!r}}) sets that of {kind}"} if "eps" in takes else {}
+            refuse_useless(self._config, self._unsaid(), kind, _uses(), own)
         options = {name: value for name, value in given.items() if name in takes and value is not None} | self._options
         if options.get("causal") is False and "causal" not in self._options:
             del options["causal"]
@@ -637,15 +641,9 @@ class AttentionBuilder(_Builder):
         return f"AttentionBuilder(){kind}{config}{given}"
 
 
-def _refuse_setting(name: str, value: Any, kind: str) -> None:
-    """Refuse what a configuration tells and a kind has no use for."""
-    default = getattr(AttentionConfig(), name)
-    homes = ["linear"] if name == "eps" else [other for other in sorted(KINDS) if name in KINDS[other].takes]
-    own = f"; eps({value!r}) sets that of {kind}" if name in KINDS[kind].takes else ""
-    raise InvalidConfigError(
-        f"config must have {name} = {default!r}, its default, with {kind}, got {value!r}; {', '.join(homes)} "
-        f"{'have' if len(homes) > 1 else 'has'} it{own}"
-    )
+def _uses() -> dict[str, set[str]]:
+    """Return the settings of a configuration that each kind has a use for."""
+    return {kind: set(KINDS[kind].takes) - ({"eps"} if kind != "linear" else set()) for kind in KINDS}
 
 
 def _rotary(options: Mapping[str, Any], kind: str) -> RotaryEmbedding:
