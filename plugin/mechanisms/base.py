@@ -529,6 +529,9 @@ class Attention(GraphOperator):
     def cached(self, cache: "AttentionCache") -> "Attention":
         """Return this mechanism with its answers kept: `forward`, `logits` and `weights` look into the cache first.
 
+        What a result of a subclass of your own depends on must be state of the instance: class attributes and globals
+        are not seen, and what was kept before they changed would be returned.
+
         Parameters
         ----------
         cache : AttentionCache
@@ -744,6 +747,19 @@ class Attention(GraphOperator):
             if not all_finite(out):
                 batch.require_finite()
             return out.astype(batch.value.dtype, copy=False)
+
+
+def as_attention(value: Any) -> Attention:
+    """Return a mechanism; of a builder, its `build` makes one."""
+    if not isinstance(value, Attention):
+        raise InvalidConfigError(f"attention must be an attention mechanism, got {value!r}; build() makes one")
+    return value
+
+
+def refuse_unbuilt(value: Any) -> None:
+    """Refuse a builder where a mechanism, or something else, may be given."""
+    if callable(getattr(value, "build", None)):
+        as_attention(value)
 
 
 class RotaryAttention(Attention):

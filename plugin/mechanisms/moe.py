@@ -13,7 +13,7 @@ from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import DenseMask, SparseMask
-from attnbridge.mechanisms.base import Attended, Attention, Batch
+from attnbridge.mechanisms.base import Attended, Attention, Batch, refuse_unbuilt
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.listed import PairLogits, attend_listed, visible
@@ -541,6 +541,13 @@ class MixtureOfExpertsAttention(Attention):
 
 def _mechanism(expert: Any) -> Attention:
     """Return an expert as a mechanism; a dict is the name and the config of one."""
+    from attnbridge.mechanisms.cached import CachedAttention
+
+    refuse_unbuilt(expert)
+    if isinstance(expert, CachedAttention):
+        raise InvalidConfigError(
+            f"experts must be without a cache, which a mixture would not look into, got {expert!r}; cache the mixture"
+        )
     if isinstance(expert, Attention):
         made = expert
     elif isinstance(expert, Mapping):
