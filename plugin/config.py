@@ -151,10 +151,14 @@ def heads_divide(dim: int, num_heads: Any, what: str = "Query dimension") -> int
     """Return a number of heads that divides a dimension."""
     heads = as_count(num_heads, "num_heads")
     if dim % heads:
-        fit = [n for n in range(1, dim + 1) if dim % n == 0]
-        near = min(fit, key=lambda n: abs(n - heads))
+        near = nearest_divisor(dim, heads)
         raise DimensionMismatchError(f"{what} {dim} must be divisible by num_heads {heads}; {near} would do")
     return heads
+
+
+def nearest_divisor(dim: int, count: int) -> int:
+    """Return the divisor of a dimension next to a number, of two the smaller one."""
+    return min((n for n in range(1, dim + 1) if dim % n == 0), key=lambda n: abs(n - count))
 
 
 @dataclass(frozen=True)

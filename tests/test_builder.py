@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 
@@ -171,6 +172,7 @@ def test_every_option_is_told_of() -> None:
         ),
         (ab.for_generation(12, 2049), ab.FlashAttention(128, d_model=12, causal=True, max_seq_len=2049)),
         (ab.for_graphs(16), ab.MultiHeadAttention(16, 8)),
+        (ab.for_graphs(12), ab.MultiHeadAttention(12, 6)),
         (ab.for_graphs(12, hierarchical=True), ab.HyperbolicAttention(d_model=12)),
         (ab.for_large_scale(12), ab.FlashAttention(128, d_model=12)),
         (ab.for_vision(12, 56), ab.MultiHeadAttention(12, 12, max_seq_len=17)),
@@ -190,6 +192,19 @@ def test_what_is_built_is_what_is_constructed(made: Any, want: ab.Attention) -> 
     x = X if built.d_model in (None, 12) else np.pad(X, ((0, 0), (0, 4)))
     for call in ({}, TRAINING):
         np.testing.assert_array_equal(built.forward(x, x, x, **call).output, want.forward(x, x, x, **call).output)
+
+
+def test_every_pattern_that_messages_list_is_built() -> None:
+    with pytest.raises(ab.InvalidConfigError, match=r"pattern must be one of .*; got 'near'") as caught:
+        ab.AttentionBuilder().sparse("near").build()
+    known = str(caught.value).removeprefix("pattern must be one of ").split(";")[0].split(", ")
+    documented = ab.AttentionBuilder.sparse.__doc__ or ""
+    for pattern in known:
+        assert f'"{pattern}"' in documented
+        assert ab.AttentionBuilder().sparse(pattern).build().config["pattern"] == pattern
+    pairs = ab.SparseMask.window((9, 9), 1)
+    got = ab.AttentionBuilder().sparse("mask").build().forward(X, X, X, pairs).output
+    np.testing.assert_array_equal(got, ab.SparseAttention("local", window=1).forward(X, X, X).output)
 
 
 def test_every_preset_is_told_of() -> None:
@@ -376,6 +391,36 @@ def test_what_is_no_config_of_a_mechanism(call: Callable[[], Any], message: str)
         call()
 
 
+MADE = ab.AttentionBuilder(12).scaled_dot()
+EYE = np.eye(3, 12, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ab.AttentionVectorBridge(12, attention=MADE),
+        lambda: ab.attention_scores(EYE[0], EYE, MADE),
+        lambda: ab.attention(EYE[0], EYE, EYE, MADE),
+        lambda: ab.AttentionGraph(nx.path_graph(3), missing="skip", attention=MADE),
+        lambda: ab.AttentionRerank(MADE),
+        lambda: ab.AttentionPipeline().add_attention(MADE),
+        lambda: ab.transformer_block(MADE, 0.1),
+        lambda: ab.prenorm_transformer_block(MADE),
+        lambda: ab.GraphRoPE(12).forward(MADE, EYE, EYE, EYE, np.zeros((3, 3), int)),
+        lambda: ab.MixtureOfExpertsAttention([MADE], top_k=1),
+        lambda: ab.register_attention("forgotten", attention=MADE),
+        lambda: ab.connect(types={"forgotten": MADE}),
+    ],
+    ids=str,
+)
+def test_a_forgotten_build(call: Callable[[], Any]) -> None:
+    message = (
+        r"^attention must be an attention mechanism, got AttentionBuilder\(\).scaled_dot\(\).*; build\(\) makes one$"
+    )
+    with pytest.raises(ab.InvalidConfigError, match=message):
+        call()
+
+
 def test_a_config_of_a_named_build() -> None:
     made = ab.AttentionBuilder().config(ab.AttentionConfig(d_model=64, num_heads=4))
     with pytest.raises(ab.InvalidConfigError, match="with scaled_dot, got 4"):
@@ -481,7 +526,17 @@ def test_a_config_of_graphs() -> None:
         (
             lambda: ab.multi_head(12, 5).build(),
             ab.DimensionMismatchError,
-            r"12 must be divisible by num_heads 5; 4 would",
+            r"^d_model 12 must be divisible by num_heads 5; 4 would",
+        ),
+        (
+            lambda: ab.AttentionBuilder(100).cross().build(),
+            ab.DimensionMismatchError,
+            r"^d_model 100 must be divisible by num_heads 8; 10 would",
+        ),
+        (
+            lambda: ab.AttentionBuilder(12).rotary(True),
+            ab.InvalidConfigError,
+            r"^base of rotary must be a finite number > 1, got True; rotary\(\) takes 10000.0, the usual one$",
         ),
         (
             lambda: ab.AttentionPreset.BERT.builder(100).build(),

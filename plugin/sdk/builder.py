@@ -93,6 +93,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
+# The number of heads where it is not given, as the constructors have it.
+_HEADS_OF = {"multi_head": 8, "cross": 8, "moe": 1}
+
+
 class _Builder:
     """Options that were set; every call returns a builder of its own, and leaves this one as it is."""
 
@@ -324,7 +328,8 @@ class AttentionBuilder(_Builder):
 
         Parameters
         ----------
-        pattern : {"top_k", "local", "strided", "block", "local_global", "fixed"}, default "top_k"
+        pattern : {"top_k", "local", "strided", "block", "local_global", "fixed", "mask"}, default "top_k"
+            "mask" is the pairs of each call's mask.
 
         Returns
         -------
@@ -453,8 +458,13 @@ class AttentionBuilder(_Builder):
         Returns
         -------
         AttentionBuilder
+
+        Raises
+        ------
+        InvalidConfigError
         """
-        return self._with(rotary=base)
+        remedy = "rotary() takes 10000.0, the usual one"
+        return self._with(rotary=as_number(base, "base of rotary", above=1.0, remedy=remedy))
 
     def window(self, window: int) -> Self:
         """Set the keys on either side of a query.
@@ -604,6 +614,8 @@ class AttentionBuilder(_Builder):
         for name in requires:
             if name not in options:
                 raise InvalidConfigError(f"{name} must be given to build {kind}; AttentionBuilder(768) does")
+        if "num_heads" in takes and "d_model" in options:
+            heads_divide(options["d_model"], options.get("num_heads", _HEADS_OF[kind]), "d_model")
         if "rotary" in options:
             options["rotary"] = _rotary(options, kind)
         return make(**{takes[name]: value for name, value in options.items()})
@@ -650,7 +662,7 @@ def _rotary(options: Mapping[str, Any], kind: str) -> RotaryEmbedding:
     """Return the embedding of a head's dimension."""
     if "d_model" not in options:
         raise InvalidConfigError("d_model must be given with rotary; AttentionBuilder(768) does")
-    heads = heads_divide(options["d_model"], options.get("num_heads", 8)) if kind == "multi_head" else 1
+    heads = options.get("num_heads", _HEADS_OF[kind]) if kind == "multi_head" else 1
     width = options["d_model"] // heads
     if width % 2:
         of_heads = f", num_heads={heads}" if kind == "multi_head" else ""
