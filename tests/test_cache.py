@@ -659,9 +659,7 @@ def test_a_cached_mechanism_goes_where_its_cache_is_used():
         lambda: ab.AttentionRerank(cached),
         lambda: ab.AttentionDistance(cached),
     ):
-        remedy = (
-            r"give ScaledDotProductAttention\(scale=7.0, .*, and to an AttentionVectorBridge cache=AttentionCache\(\)$"
-        )
+        remedy = r"give the ScaledDotProductAttention itself, and to an AttentionVectorBridge cache=AttentionCache\(\)$"
         with pytest.raises(ab.InvalidConfigError, match="^attention must be without its cache where.*; " + remedy):
             call()
     with pytest.raises(ab.InvalidConfigError, match=r"experts must be without a cache.*cached\(.*; cache the mixture$"):

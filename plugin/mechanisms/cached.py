@@ -203,7 +203,7 @@ class CachedAttention(Attention):
         """
         raise InvalidConfigError(
             "attention must be without its cache where it ranks candidates, pairs or edges, which would not look into "
-            f"it; give {self._inner!r}, and to an AttentionVectorBridge cache=AttentionCache()"
+            f"it; give the {type(self._inner).__name__} itself, and to an AttentionVectorBridge cache=AttentionCache()"
         )
 
     def require_dim(self, dim: int) -> None:
