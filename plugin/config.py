@@ -1,9 +1,10 @@
 """Settings of attention mechanisms as values: checked when they are made, compared by content, written as JSON."""
 
 import json
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.validation import as_bool, as_choice, as_count, as_number, as_text
@@ -12,6 +13,8 @@ PATTERNS = ("top_k", "local", "strided", "block", "local_global", "fixed")
 AGGREGATIONS = ("sum", "mean", "max")
 # A projection of 65,536 dimensions has 16 GB; that of the largest known models 1.5.
 MOST_D_MODEL = 65_536
+# What is so of a mechanism that has no use for the setting.
+_OF_NONE: Mapping[str, Any] = {"num_heads": 1, "dropout": 0.0}
 # What ends the messages about these settings.
 EPS_REMEDY = "1e-6 is the usual one"
 WINDOW_REMEDY = "128 keys on either side are the default"
@@ -90,6 +93,53 @@ class _Config:
         object.__setattr__(self, name, value)
 
 
+C = TypeVar("C", bound=_Config)
+
+
+def as_config(value: Any, kind: type[C], user: str) -> C:
+    """Return a configuration of the kind that its user takes."""
+    if not isinstance(value, kind):
+        article = "an" if kind is AttentionConfig else "a"
+        raise InvalidConfigError(
+            f"config must be {article} {kind.__name__} for {user}, got {value!r}; SparseAttention takes "
+            "SparseAttentionConfig, GraphAttention GraphAttentionConfig, all others AttentionConfig"
+        )
+    return value
+
+
+def refuse_useless(
+    config: _Config,
+    settings: Mapping[str, Any],
+    user: str,
+    uses: Mapping[str, Collection[str]],
+    own: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse those settings of a configuration, beside their defaults, that its user has no use for.
+
+    Parameters
+    ----------
+    config : _Config
+    settings : mapping of str to object
+        Those of it that count.
+    user : str
+    uses : mapping of str to collection of str
+        The settings that each user has a use for.
+    own : mapping of str to str, optional
+        How the user is given, {!r}, what a setting of this name is elsewhere.
+    """
+    defaults = {field.name: field.default for field in fields(config)}  # type: ignore[arg-type]
+    for name, value in settings.items():
+        if name in uses[user] or value in (defaults[name], _OF_NONE.get(name)):
+            continue
+        homes = sorted(other for other in uses if name in uses[other])
+        of_none = f", or {_OF_NONE[name]!r}," if name in _OF_NONE else ","
+        instead = f"; {own[name].format(value)}" if own and name in own else ""
+        raise InvalidConfigError(
+            f"config must have {name} = {defaults[name]!r}, its default{of_none} with {user}, got {value!r}; "
+            f"{', '.join(homes)} {'have' if len(homes) > 1 else 'has'} it{instead}"
+        )
+
+
 def as_dropout(value: Any, name: str = "dropout") -> float:
     """Return a rate of dropout in [0, 1)."""
     with suppress(InvalidConfigError):
@@ -108,15 +158,25 @@ def heads_divide(dim: int, num_heads: Any, what: str = "Query dimension") -> int
     """Return a number of heads that divides a dimension."""
     heads = as_count(num_heads, "num_heads")
     if dim % heads:
-        fit = [n for n in range(1, dim + 1) if dim % n == 0]
-        near = min(fit, key=lambda n: abs(n - heads))
+        near = nearest_divisor(dim, heads)
         raise DimensionMismatchError(f"{what} {dim} must be divisible by num_heads {heads}; {near} would do")
     return heads
 
 
+def nearest_divisor(dim: int, count: int) -> int:
+    """Return the divisor of a dimension next to a number, of two the smaller one."""
+    return min((n for n in range(1, dim + 1) if dim % n == 0), key=lambda n: abs(n - count))
+
+
 @dataclass(frozen=True)
 class AttentionConfig(_Config):
-    """Settings of sequence attention; each mechanism's `from_config` takes those that it has.
+    """Settings of sequence attention, for `from_config` of each of its mechanisms.
+
+    These are `ScaledDotProductAttention`, `FlashAttention`, `SlidingWindowAttention`, `LinearAttention`,
+    `MultiHeadAttention`, `CrossAttention` and `MixtureOfExpertsAttention`; `SparseAttention` takes a
+    `SparseAttentionConfig`, `GraphAttention` a `GraphAttentionConfig`. A setting beside its default that a mechanism
+    has no use for is refused; num_heads=1 and dropout=0.0 are not, which say what is so of mechanisms without heads or
+    dropout.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from attnbridge import kernels
 from attnbridge.config import heads_divide
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, InvalidInputError
 from attnbridge.positions import RotaryEmbedding, as_vectors, as_whole, cosines_and_sines
-from attnbridge.validation import Float, as_count, as_floats, require_given
+from attnbridge.validation import Float, as_array, as_count, as_floats, require_given
 
 if TYPE_CHECKING:
     from attnbridge.masks import SparseMask
@@ -364,7 +364,7 @@ class GraphRoPE:
 
     def _distances(self, hops: Any) -> npt.NDArray[np.int64]:
         """Return hops as whole numbers, -1 where there is no way, none beyond max_distance."""
-        array = np.asarray(hops)
+        array = as_array(hops, "hops")
         if array.dtype.kind == "f":
             array = np.where(array == np.inf, -1.0, array)
         whole = as_whole(array, "hops", least=-1)
@@ -424,11 +424,13 @@ def _seed(seed: int | None, start: int) -> int | None:
 
 def _heads_of(attention: Any) -> int:
     """Return how many heads share the columns of an attention whose keys may be turned one query at a time."""
+    from attnbridge.mechanisms.base import refuse_unbuilt
     from attnbridge.mechanisms.graph import GraphAttention
     from attnbridge.mechanisms.multi_head import MultiHeadAttention
     from attnbridge.mechanisms.standard import FlashAttention, ScaledDotProductAttention
 
     kinds = (ScaledDotProductAttention, FlashAttention, MultiHeadAttention, GraphAttention)
+    refuse_unbuilt(attention)
     if not isinstance(attention, kinds):
         known = ", ".join(kind.__name__ for kind in kinds)
         raise InvalidConfigError(f"attention must be one of {known}; got {attention!r}")

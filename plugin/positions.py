@@ -15,7 +15,7 @@ from attnbridge.errors import (
     InvalidInputError,
     NumericalInstabilityError,
 )
-from attnbridge.validation import Float, as_bool, as_count, as_floats, as_number, require_finite
+from attnbridge.validation import Float, as_array, as_bool, as_count, as_floats, as_number, require_finite
 
 _Wide = npt.NDArray[np.float64]
 
@@ -199,7 +199,7 @@ def as_vectors(value: Any, name: str, dim: int) -> Float:
 
 def as_whole(value: Any, name: str, least: int) -> npt.NDArray[np.int64]:
     """Return whole numbers of at least `least`; floats that are whole go in too."""
-    array = np.asarray(value)
+    array = as_array(value, name)
     if array.dtype.kind not in "iuf":
         raise InvalidInputError(f"{name} must be whole numbers, got dtype {array.dtype}")
     if array.dtype.kind == "f" or array.max(initial=0) >= 2**53:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from attnbridge.errors import InvalidConfigError
-from attnbridge.mechanisms.base import Attention
+from attnbridge.mechanisms.base import Attention, as_attention, refuse_unbuilt
 from attnbridge.mechanisms.cross import CROSS
 from attnbridge.mechanisms.custom import custom_row
 from attnbridge.mechanisms.graph import GAT
@@ -232,9 +232,7 @@ def unregister_attention(name: str) -> None:
 
 def _named(name: str, attention: Attention, best_for: str) -> AttentionType:
     """Return a mechanism's row under another name, its settings being the defaults."""
-    if not isinstance(attention, Attention):
-        raise InvalidConfigError(f"attention must be an attention mechanism, got {attention!r}; build() makes one")
-    row, own = attention.as_type()
+    row, own = as_attention(attention).as_type()
     options = {key: replace(option, default=own[key]) for key, option in row.options.items()}
     return replace(row, name=name, aliases=(), options=options, best_for=best_for or row.best_for)
 
@@ -254,6 +252,7 @@ def resolve(attention_type: str | Attention, options: Options) -> tuple[Attentio
         return attention_type.as_type()
     row = _BY_NAME.get(attention_type) if isinstance(attention_type, str) else None
     if row is None:
+        refuse_unbuilt(attention_type)
         raise InvalidConfigError(
             f"attention type must be one of {', '.join(sorted(_BY_NAME))}; got {attention_type!r}; "
             "register_attention names one of your own"

@@ -124,6 +124,20 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
     return kernel_ready(narrow)
 
 
+def as_array(value: Any, name: str) -> npt.NDArray[Any]:
+    """Return `value` as an array of whatever it is of.
+
+    Raises
+    ------
+    InvalidInputError
+        Ragged rows.
+    """
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(_ragged_row(value, name)) from error
+
+
 def all_finite(array: npt.NDArray[Any]) -> bool:
     """Return whether there is neither NaN nor infinity; of large arrays no copy is made."""
     if array.size < _LARGE:

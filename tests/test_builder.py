@@ -1,9 +1,11 @@
 """Builders and presets: every option acts, and what is built is what a constructor makes."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 
@@ -171,6 +173,7 @@ def test_every_option_is_told_of() -> None:
         ),
         (ab.for_generation(12, 2049), ab.FlashAttention(128, d_model=12, causal=True, max_seq_len=2049)),
         (ab.for_graphs(16), ab.MultiHeadAttention(16, 8)),
+        (ab.for_graphs(12), ab.MultiHeadAttention(12, 6)),
         (ab.for_graphs(12, hierarchical=True), ab.HyperbolicAttention(d_model=12)),
         (ab.for_large_scale(12), ab.FlashAttention(128, d_model=12)),
         (ab.for_vision(12, 56), ab.MultiHeadAttention(12, 12, max_seq_len=17)),
@@ -190,6 +193,19 @@ def test_what_is_built_is_what_is_constructed(made: Any, want: ab.Attention) -> 
     x = X if built.d_model in (None, 12) else np.pad(X, ((0, 0), (0, 4)))
     for call in ({}, TRAINING):
         np.testing.assert_array_equal(built.forward(x, x, x, **call).output, want.forward(x, x, x, **call).output)
+
+
+def test_every_pattern_that_messages_list_is_built() -> None:
+    with pytest.raises(ab.InvalidConfigError, match=r"pattern must be one of .*; got 'near'") as caught:
+        ab.AttentionBuilder().sparse("near").build()
+    known = str(caught.value).removeprefix("pattern must be one of ").split(";")[0].split(", ")
+    documented = ab.AttentionBuilder.sparse.__doc__ or ""
+    for pattern in known:
+        assert f'"{pattern}"' in documented
+        assert ab.AttentionBuilder().sparse(pattern).build().config["pattern"] == pattern
+    pairs = ab.SparseMask.window((9, 9), 1)
+    got = ab.AttentionBuilder().sparse("mask").build().forward(X, X, X, pairs).output
+    np.testing.assert_array_equal(got, ab.SparseAttention("local", window=1).forward(X, X, X).output)
 
 
 def test_every_preset_is_told_of() -> None:
@@ -243,7 +259,7 @@ def test_a_config_at_its_defaults_goes_with_every_kind() -> None:
         (
             {"num_heads": 4},
             "scaled_dot",
-            "num_heads = 8, its default, with scaled_dot, got 4; cross, moe, multi_head have",
+            "num_heads = 8, its default, or 1, with scaled_dot, got 4; cross, moe, multi_head have",
         ),
         (
             {"use_bias": False},
@@ -260,7 +276,11 @@ def test_a_config_at_its_defaults_goes_with_every_kind() -> None:
             "cross",
             "causal = False, its default, with cross, got True; flash, hyperbolic, linear, moe",
         ),
-        ({"dropout": 0.3}, "linear", "dropout = 0.1, its default, with linear, got 0.3; cross, flash, hyperbolic, moe"),
+        (
+            {"dropout": 0.3},
+            "linear",
+            "dropout = 0.1, its default, or 0.0, with linear, got 0.3; cross, flash, hyperbolic, moe",
+        ),
         ({"eps": 1e-3}, "sparse", "eps = 1e-06, its default, with sparse, got 0.001; linear has it$"),
         (
             {"eps": 1e-3},
@@ -274,6 +294,132 @@ def test_a_config_that_a_kind_has_no_use_for(setting: dict[str, Any], kind: str,
     made = getattr(ab.AttentionBuilder(), kind)().config(ab.AttentionConfig(**setting))
     with pytest.raises(ab.InvalidConfigError, match=f"config must have {message}"):
         made.build()
+
+
+DENSE = (ab.ScaledDotProductAttention, ab.FlashAttention, ab.SlidingWindowAttention)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "message"),
+    [
+        *[
+            (
+                kind,
+                {"num_heads": 4},
+                f"num_heads = 8, its default, or 1, with {kind.__name__}, got 4; .*MultiHeadAttention",
+            )
+            for kind in (*DENSE, ab.LinearAttention, ab.MixtureOfExpertsAttention)
+        ],
+        *[
+            (
+                kind,
+                {"use_bias": False},
+                f"use_bias = True, .* with {kind.__name__}, .*; CrossAttention, MultiH.* have it$",
+            )
+            for kind in (*DENSE, ab.LinearAttention, ab.MixtureOfExpertsAttention)
+        ],
+        *[
+            (
+                kind,
+                {"eps": 0.5},
+                rf"eps = 1e-06, .* got 0.5; LinearAttention has it; {kind.__name__}\(..., eps=0.5\) has",
+            )
+            for kind in (*DENSE, ab.MultiHeadAttention)
+        ],
+        (
+            ab.CrossAttention,
+            {"eps": 0.5},
+            "eps = 1e-06, its default, with CrossAttention, got 0.5; LinearAttention has it$",
+        ),
+        (ab.CrossAttention, {"causal": True}, "causal = False, its default, with CrossAttention, got True; Flash"),
+        (
+            ab.LinearAttention,
+            {"dropout": 0.3},
+            "dropout = 0.1, its default, or 0.0, with LinearAttention, got 0.3; Cross",
+        ),
+        (
+            ab.MixtureOfExpertsAttention,
+            {"scale": 3.0},
+            "scale = None, its default, with Mix.*, got 3.0; Cross.* have it$",
+        ),
+        (ab.MixtureOfExpertsAttention, {"eps": 0.5}, "eps = 1e-06, .* got 0.5; LinearAttention has it$"),
+    ],
+    ids=str,
+)
+def test_a_config_that_a_mechanism_has_no_use_for(kind: Any, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ab.InvalidConfigError, match=f"^config must have {message}"):
+        kind.from_config(ab.AttentionConfig(d_model=16, **setting))
+
+
+def test_a_config_may_say_what_is_so_without_heads_or_dropout() -> None:
+    config = ab.AttentionConfig(d_model=6, num_heads=1, dropout=0.0)
+    for kind in (*DENSE, ab.LinearAttention, ab.MixtureOfExpertsAttention):
+        made = kind.from_config(config)
+        assert (made.d_model, made.dropout) == (6, 0.0)
+    assert ab.AttentionBuilder().linear().config(config).build().d_model == 6
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ab.MultiHeadAttention.from_config(None), "an AttentionConfig for MultiHeadAttention, got None"),
+        (
+            lambda: ab.ScaledDotProductAttention.from_config({}),
+            "an AttentionConfig for ScaledDotProductAttention, got {}",
+        ),
+        (
+            lambda: ab.LinearAttention.from_config(ab.SparseAttentionConfig()),
+            "an Att.* for LinearAttention, got SparseAtt",
+        ),
+        (lambda: ab.CrossAttention.from_config(3), "an AttentionConfig for CrossAttention, got 3"),
+        (lambda: ab.MixtureOfExpertsAttention.from_config([]), "an AttentionConfig for MixtureOfExpertsAttention, got"),
+        (
+            lambda: ab.SparseAttention.from_config(ab.AttentionConfig()),
+            r"a SparseAttentionConfig for SparseAttention, got AttentionConfig\(",
+        ),
+        (
+            lambda: ab.GraphAttention.from_config(ab.AttentionConfig(), 8),
+            r"a GraphAttentionConfig for GraphAttention, got AttentionConfig\(",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_config_of_a_mechanism(call: Callable[[], Any], message: str) -> None:
+    remedy = (
+        "SparseAttention takes SparseAttentionConfig, GraphAttention GraphAttentionConfig, all others AttentionConfig"
+    )
+    with pytest.raises(ab.InvalidConfigError, match=f"^config must be {message}.*; {remedy}$"):
+        call()
+
+
+MADE = ab.AttentionBuilder(12).scaled_dot()
+EYE = np.eye(3, 12, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ab.AttentionVectorBridge(12, attention=MADE),
+        lambda: ab.attention_scores(EYE[0], EYE, MADE),
+        lambda: ab.attention(EYE[0], EYE, EYE, MADE),
+        lambda: ab.AttentionGraph(nx.path_graph(3), missing="skip", attention=MADE),
+        lambda: ab.AttentionRerank(MADE),
+        lambda: ab.AttentionPipeline().add_attention(MADE),
+        lambda: ab.transformer_block(MADE, 0.1),
+        lambda: ab.prenorm_transformer_block(MADE),
+        lambda: ab.GraphRoPE(12).forward(MADE, EYE, EYE, EYE, np.zeros((3, 3), int)),
+        lambda: ab.MixtureOfExpertsAttention([MADE], top_k=1),
+        lambda: ab.register_attention("forgotten", attention=MADE),
+        lambda: ab.connect(types={"forgotten": MADE}),
+    ],
+    ids=str,
+)
+def test_a_forgotten_build(call: Callable[[], Any]) -> None:
+    message = (
+        r"^attention must be an attention mechanism, got AttentionBuilder\(\).scaled_dot\(\).*; build\(\) makes one$"
+    )
+    with pytest.raises(ab.InvalidConfigError, match=message):
+        call()
 
 
 def test_a_config_of_a_named_build() -> None:
@@ -387,7 +533,17 @@ def test_a_config_of_graphs() -> None:
         (
             lambda: ab.multi_head(12, 5).build(),
             ab.DimensionMismatchError,
-            r"12 must be divisible by num_heads 5; 4 would",
+            r"^d_model 12 must be divisible by num_heads 5; 4 would",
+        ),
+        (
+            lambda: ab.AttentionBuilder(100).cross().build(),
+            ab.DimensionMismatchError,
+            r"^d_model 100 must be divisible by num_heads 8; 10 would",
+        ),
+        (
+            lambda: ab.AttentionBuilder(12).rotary(True),
+            ab.InvalidConfigError,
+            r"^base of rotary must be a finite number > 1, got True; rotary\(\) takes 10000.0, the usual one$",
         ),
         (
             lambda: ab.AttentionPreset.BERT.builder(100).build(),
@@ -404,12 +560,12 @@ def test_a_config_of_graphs() -> None:
         (
             lambda: ab.AttentionBuilder(12).config({}),
             ab.InvalidConfigError,
-            r"config must be an AttentionConfig, got {}",
+            r"config must be an AttentionConfig for AttentionBuilder, got {}; SparseAttention takes Spa.*, all others",
         ),
         (
             lambda: ab.GraphAttentionBuilder().config({}),
             ab.InvalidConfigError,
-            r"config must be a GraphAttentionConfig",
+            r"config must be a GraphAttentionConfig for GraphAttentionBuilder, got {}; ",
         ),
         (lambda: ab.AttentionPreset("gpt9"), ab.InvalidConfigError, r"preset must be one of BERT, .*; got 'gpt9'"),
         (lambda: ab.AttentionPreset(3), ab.InvalidConfigError, r"preset must be one of BERT, .*; got 3"),

@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 
+import networkx as nx
 import numpy as np
 import pytest
 from conftest import SLOW
@@ -647,10 +648,22 @@ def test_several_mechanisms_share_a_cache():
     assert cache.misses == len(several)  # the other cache's, once
 
 
-def test_a_cached_mechanism_goes_where_a_mechanism_goes():
+def test_a_cached_mechanism_goes_where_its_cache_is_used():
     cached = ab.ScaledDotProductAttention(scale=7.0).cached(ab.AttentionCache())
     assert isinstance(cached, ab.Attention)
-    assert bridge_of(attention=cached).search(np.ones(8)) == bridge_of(scale=7.0).search(np.ones(8))
+    for call in (
+        lambda: Bridge(8, attention=cached),
+        lambda: ab.AttentionGraph(nx.path_graph(3), missing="skip", attention=cached),
+        lambda: ab.register_attention("kept", attention=cached),
+        lambda: ab.connect(types={"kept": cached}),
+        lambda: ab.AttentionRerank(cached),
+        lambda: ab.AttentionDistance(cached),
+    ):
+        remedy = r"give the ScaledDotProductAttention itself, and to an AttentionVectorBridge cache=AttentionCache\(\)$"
+        with pytest.raises(ab.InvalidConfigError, match="^attention must be without its cache where.*; " + remedy):
+            call()
+    with pytest.raises(ab.InvalidConfigError, match=r"experts must be without a cache.*cached\(.*; cache the mixture$"):
+        ab.MixtureOfExpertsAttention([cached], d_model=8, top_k=1)
     with pytest.raises(ab.DimensionMismatchError, match="d_model"):
         Bridge(8, attention=ab.ScaledDotProductAttention(d_model=4).cached(ab.AttentionCache()))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -846,6 +859,11 @@ def test_what_a_cached_mechanism_says_of_itself() -> None:
     found, want = inner.cached(cache).graph_forward(rows, edges), inner.graph_forward(rows, edges)
     np.testing.assert_array_equal(found.features, want.features)
     np.testing.assert_array_equal(found.coefficients, want.coefficients)
+    kept, hits = inner.cached(cache), cache.hits
+    for weight in ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [3.0, 2.0, 1.0]):
+        weighed = inner.graph_forward(rows, edges, edge_weight=weight)
+        np.testing.assert_array_equal(kept.graph_forward(rows, edges, edge_weight=weight).features, weighed.features)
+    assert cache.hits == hits + 1
     with pytest.raises(ab.InputTooLargeError, match="max_seq_len = 3"):
         inner.cached(cache).graph_forward(rows, [[0, 1, 2, 3], [1, 1, 1, 1]])
     turned = ab.ScaledDotProductAttention(d_model=4, rotary=ab.RotaryEmbedding(4))
@@ -854,5 +872,3 @@ def test_what_a_cached_mechanism_says_of_itself() -> None:
         turned.cached(cache).graph_forward(rows, edges)
     with pytest.raises(ab.DimensionMismatchError, match="attention must have d_model = 5"):
         ab.AttentionVectorBridge(5, attention=turned.cached(cache))
-    with pytest.raises(ab.InvalidConfigError, match="experts of softmax attention must have eps 0"):
-        ab.MixtureOfExpertsAttention([inner.cached(cache)], d_model=4, top_k=1)

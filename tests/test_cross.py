@@ -275,8 +275,6 @@ def test_layer_refuses():
     cross, x, states = ab.CrossAttention(6, 2, kdim=4), np.ones((3, 6)), np.ones((5, 4))
     with pytest.raises(ab.InvalidConfigError, match="is_causal must be False for cross attention"):
         cross.forward(x, states, states, is_causal=True)
-    with pytest.raises(ab.InvalidConfigError, match="causal must be False for cross attention"):
-        ab.CrossAttention.from_config(ab.AttentionConfig(causal=True))
     with pytest.raises(TypeError, match="causal"):
         ab.CrossAttention(6, 2, causal=True)
     with pytest.raises(ab.InvalidInputError, match="key must be given"):

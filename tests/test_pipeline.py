@@ -333,7 +333,10 @@ X = np.ones((3, 8), np.float32)
         (lambda: START.add_attention("flash"), ab.InvalidConfigError, "attention must be an attention mechanism, got"),
         (lambda: START.add_norm("group"), ab.InvalidConfigError, "norm must be one of batch, layer, rms; got 'group'"),
         (lambda: START.add_norm("batch"), ab.InvalidConfigError, 'dim must be given with "batch"'),
-        (lambda: START.add_norm("layer", 0), ab.InvalidConfigError, "normalized_shape must be a whole number >= 1"),
+        (lambda: START.add_norm("layer", 0), ab.InvalidConfigError, "^dim must be a whole number >= 1, got 0"),
+        (lambda: START.add_norm("batch", 0), ab.InvalidConfigError, "^dim must be a whole number >= 1, got 0"),
+        (lambda: START.add_norm(ab.FeedForward(8)), ab.InvalidConfigError, "be a norm, .*; add_feed_forward adds"),
+        (lambda: START.add_norm(ab.Dropout(0.5)), ab.InvalidConfigError, r"must be a norm, .*; add_dropout adds it"),
         (lambda: START.add_norm("layer", eps=-1), ab.InvalidConfigError, "eps must be a finite number >= 0"),
         (lambda: START.add_norm(ab.RMSNorm(8), 8), ab.InvalidConfigError, "dim and eps must be left out with a layer"),
         (lambda: START.add_norm(ab.RMSNorm(8), eps=1), ab.InvalidConfigError, "dim and eps must be left out with"),
@@ -349,7 +352,8 @@ X = np.ones((3, 8), np.float32)
         (lambda: START.run(1.0), ab.DimensionMismatchError, r"query must be \(d,\) or \(..., L, d\), got shape \(\)"),
         (lambda: START.run(X, np.ones((3, 7))), ab.DimensionMismatchError, "Query and key dimensions must match: 8"),
         (lambda: START.run([["a"]]), ab.InvalidInputError, "query must be real numbers"),
-        (lambda: ab.transformer_block(DOT, 1.0), ab.InvalidConfigError, r"p must be in \[0, 1\)"),
+        (lambda: ab.transformer_block(DOT, None), ab.InvalidConfigError, r"^dropout must be in \[0, 1\), got None"),
+        (lambda: ab.prenorm_transformer_block(DOT, 1.0), ab.InvalidConfigError, r"^dropout must be in .*, got 1.0"),
         (lambda: ab.prenorm_transformer_block("bert"), ab.InvalidConfigError, "attention must be an attention mech"),
         (lambda: ab.transformer_block(DOT, feed_forward=9), ab.InvalidConfigError, r"FeedForward\(d_model, 9\)"),
         (
@@ -387,8 +391,18 @@ def test_an_error_of_the_function_is_its_own():
     def fail(stream):
         raise KeyError("mine")
 
-    with pytest.raises(KeyError, match="mine"):
+    with pytest.raises(KeyError, match="mine") as caught:
         START.add_custom(fail).run(X)
+    assert caught.value.__notes__ == ["in step 2 of the pipeline, add_custom(fail)"]
+    with pytest.raises(TypeError) as caught:
+        START.add_custom(lambda: X).run(X)
+    assert caught.value.__notes__ == ["in step 2 of the pipeline, add_custom(<lambda>)"]
+
+
+def test_blocks_take_a_layer_of_dropout():
+    layer = ab.Dropout(0.25)
+    assert ab.transformer_block(DOT, layer).parts[1] is layer
+    assert ab.prenorm_transformer_block(DOT, layer).parts[2] is layer
 
 
 def test_a_custom_step_may_return_what_it_keeps():

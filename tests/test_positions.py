@@ -525,6 +525,16 @@ NEAR = np.zeros((2, 2), int)
         (lambda: ab.RotaryEmbedding(4).rotate(X, [0, -1]), ab.InvalidInputError, "positions must be >= 0, got -1"),
         (lambda: ab.RotaryEmbedding(4).rotate(X, [0, 0.5]), ab.InvalidInputError, "positions must be whole.*got 0.5"),
         (
+            lambda: ab.RotaryEmbedding(4).rotate(X, [[1], [2, 3]]),
+            ab.InvalidInputError,
+            "positions must be rows of one length: row 0 has 1 values, row 1 has 2",
+        ),
+        (
+            lambda: ab.GraphRoPE(4).forward(DOT, X, X, X, [[1], [2, 3]]),
+            ab.InvalidInputError,
+            "hops must be rows of one length: row 0 has 1 values, row 1 has 2",
+        ),
+        (
             lambda: ab.RotaryEmbedding(4).rotate(X, ["a", "b"]),
             ab.InvalidInputError,
             "positions must be whole.*dtype <U1",

@@ -441,13 +441,41 @@ def test_from_config_takes_what_the_pattern_has():
         "local_global": {"window": 9, "num_global_tokens": 2},
         "fixed": {"block_size": 5},
     }.items():
-        config = ab.SparseAttentionConfig(pattern, block_size=5, local_window=9, num_global_tokens=2, top_k=7)
-        got = ab.SparseAttention.from_config(config).config
+        own = {"local_window" if name == "window" else name: value for name, value in names.items()}
+        got = ab.SparseAttention.from_config(ab.SparseAttentionConfig(pattern, **own)).config
         assert got == ab.SparseAttention(pattern, **names).config
         assert got.items() >= names.items()
     defaults = ab.SparseAttention.from_config(ab.SparseAttentionConfig()).config
     assert defaults == ab.SparseAttention("local").config
     assert defaults["window"] == 128
+
+
+@pytest.mark.parametrize(
+    ("pattern", "setting", "message"),
+    [
+        (
+            "top_k",
+            {"local_window": 5},
+            r"local_window = 128, its default, with SparseAttention\('top_k'\), got 5; SparseAttention\('local'\), "
+            r"SparseAttention\('local_global'\) have it$",
+        ),
+        (
+            "top_k",
+            {"block_size": 3},
+            r"block_size = 64, its default, with SparseAttention\('top_k'\), got 3; Spa.* have",
+        ),
+        ("fixed", {"top_k": 3}, r"top_k = None, .*'fixed'\), got 3; SparseAttention\('top_k'\) has it$"),
+        (
+            "local",
+            {"num_global_tokens": 2},
+            r"num_global_tokens = 0, .* got 2; SparseAttention\('local_global'\) has it$",
+        ),
+    ],
+    ids=str,
+)
+def test_from_config_refuses_what_the_pattern_has_not(pattern, setting, message):
+    with pytest.raises(ab.InvalidConfigError, match=f"^config must have {message}"):
+        ab.SparseAttention.from_config(ab.SparseAttentionConfig(pattern, **setting))
 
 
 def test_mask_for_follows_causal_and_position():

@@ -1,17 +1,19 @@
 """What every attention mechanism shares: the shapes it takes, the calls it answers, what it returns."""
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
+from attnbridge.config import AttentionConfig, as_config, refuse_useless
 from attnbridge.errors import DimensionMismatchError, InputTooLargeError, InvalidConfigError, InvalidInputError
 from attnbridge.graph_operator import GraphInput, GraphOperator, GraphOutput, refuse_unused
 from attnbridge.masks import Mask, SparseMask, as_attention_mask
@@ -368,6 +370,7 @@ class Attention(GraphOperator):
     d_model: int | None = None
     max_seq_len: int | None = None
     _softmax_eps: float = 0.0  # in the denominators of weights
+    _configured: ClassVar[tuple[str, ...]] = ()  # settings of an AttentionConfig that `from_config` takes
     rotary: RotaryEmbedding | None = None
 
     @property
@@ -526,6 +529,9 @@ class Attention(GraphOperator):
     def cached(self, cache: "AttentionCache") -> "Attention":
         """Return this mechanism with its answers kept: `forward`, `logits` and `weights` look into the cache first.
 
+        What a result of a subclass of your own depends on must be state of the instance: class attributes and globals
+        are not seen, and what was kept before they changed would be returned.
+
         Parameters
         ----------
         cache : AttentionCache
@@ -678,6 +684,22 @@ class Attention(GraphOperator):
 
     # ---- what subclasses build on
 
+    @classmethod
+    def _settings_of(cls, config: AttentionConfig) -> dict[str, Any]:
+        """Return the settings of a configuration that the mechanism has; others must be as they are by default."""
+        from attnbridge import mechanisms  # which this module is part of
+
+        kind, name = as_config(config, AttentionConfig, cls.__name__), cls.__name__
+        known = [each for each in vars(mechanisms).values() if isinstance(each, type) and issubclass(each, Attention)]
+        uses = {each.__name__: each._configured for each in (*known, cls)}
+        own = (
+            {"eps": f"{name}(..., eps={{!r}}) has one of its weights"}
+            if "eps" in inspect.signature(cls).parameters
+            else {}
+        )
+        refuse_useless(kind, asdict(kind), name, uses, own)
+        return {setting: getattr(kind, setting) for setting in cls._configured}
+
     def _pair_logits(self, batch: Batch) -> PairLogits | None:
         """Return what fills the logits of listed pairs, with all prepared that is of the batch; None: there is no such.
 
@@ -725,6 +747,19 @@ class Attention(GraphOperator):
             if not all_finite(out):
                 batch.require_finite()
             return out.astype(batch.value.dtype, copy=False)
+
+
+def as_attention(value: Any) -> Attention:
+    """Return a mechanism; of a builder, its `build` makes one."""
+    if not isinstance(value, Attention):
+        raise InvalidConfigError(f"attention must be an attention mechanism, got {value!r}; build() makes one")
+    return value
+
+
+def refuse_unbuilt(value: Any) -> None:
+    """Refuse a builder where a mechanism, or something else, may be given."""
+    if callable(getattr(value, "build", None)):
+        as_attention(value)
 
 
 class RotaryAttention(Attention):

@@ -9,8 +9,9 @@ import numpy as np
 
 from attnbridge.cache import AttentionCache, Key, NotKeyedError, Same, as_cache, content, is_bypassed, new_version
 from attnbridge.errors import InvalidConfigError
+from attnbridge.graph_edges import InEdges
 from attnbridge.graph_operator import GraphInput, GraphOutput
-from attnbridge.mechanisms.base import Attended, Attention, AttentionOutput, Batch, Logits
+from attnbridge.mechanisms.base import Attended, Attention, AttentionOutput, Batch, Logits, as_attention
 from attnbridge.mechanisms.row import AttentionType
 from attnbridge.positions import RotaryEmbedding
 from attnbridge.validation import Float
@@ -26,7 +27,8 @@ _FIXED = (FunctionType, BuiltinFunctionType, type, AttentionType)
 class CachedAttention(Attention):
     """A mechanism whose `forward`, `logits` and `weights` are taken from a cache where they were computed before.
 
-    `Attention.cached` makes it. Everything else is the mechanism's own. Calls in training, with a seed or with
+    `Attention.cached` makes it. Calls over graphs are taken from there too; everything else is the mechanism's own. An
+    index, a graph or SQL, which would rank without the cache, refuse it. Calls in training, with a seed or with
     need_context=True are computed, as are those with inputs whose content cannot be told: objects that are neither
     arrays nor numbers, or lists, dicts or masks of those.
 
@@ -61,8 +63,7 @@ class CachedAttention(Attention):
     _inner: Attention
 
     def __init__(self, attention: Attention, cache: AttentionCache) -> None:
-        if not isinstance(attention, Attention):
-            raise InvalidConfigError(f"attention must be an attention mechanism, got {attention!r}; build() makes one")
+        as_attention(attention)
         if cache is None:
             raise InvalidConfigError("cache must be an AttentionCache, got None; make AttentionCache(max_bytes)")
         self._inner = attention._inner if isinstance(attention, CachedAttention) else attention
@@ -194,13 +195,16 @@ class CachedAttention(Attention):
         return self._inner.parameters()
 
     def as_type(self) -> tuple[AttentionType, dict[str, Any]]:
-        """Return the mechanism's; an index takes a cache of its own.
+        """Refuse: what ranks candidates would not look into the cache.
 
-        Returns
-        -------
-        tuple of AttentionType, dict
+        Raises
+        ------
+        InvalidConfigError
         """
-        return self._inner.as_type()
+        raise InvalidConfigError(
+            "attention must be without its cache where it ranks candidates, pairs or edges, which would not look into "
+            f"it; give the {type(self._inner).__name__} itself, and to an AttentionVectorBridge cache=AttentionCache()"
+        )
 
     def require_dim(self, dim: int) -> None:
         """Refuse what the mechanism refuses.
@@ -227,7 +231,11 @@ class CachedAttention(Attention):
         return CachedAttention(inner.at(position, turned_keys=turned_keys), as_cache(self._cache))  # type: ignore[arg-type]
 
     def _over(self, graph: GraphInput) -> GraphOutput:
-        return self._inner._over(graph)
+        def compute(X: Float, indptr: Any, sources: Any, numbers: Any, *others: Any) -> GraphOutput:  # noqa: N803
+            return self._inner._over(GraphInput(X, InEdges(indptr, sources, numbers), *others))
+
+        output: GraphOutput = self._found("graph_forward", compute, (graph.X, *graph.edges, *graph[2:]), {})
+        return output
 
     def _refuse(self, edge_attr: Any, edge_weight: Any, edge_type: Any) -> None:
         self._inner._refuse(edge_attr, edge_weight, edge_type)

@@ -327,6 +327,7 @@ class CrossAttention(MultiHeadAttention):
     """
 
     name: ClassVar[str] = "cross"
+    _configured: ClassVar[tuple[str, ...]] = ("d_model", "num_heads", "dropout", "use_bias", "scale", "max_seq_len")
 
     def __init__(
         self,
@@ -371,10 +372,11 @@ class CrossAttention(MultiHeadAttention):
         Raises
         ------
         InvalidConfigError
+            No such configuration, or a setting beside its default that the mechanism has no use for.
         """
-        if config.causal:
-            raise InvalidConfigError("causal must be False for cross attention, whose keys are of another sequence")
-        return cls(**cls._settings(config), seed=seed)
+        settings = cls._settings_of(config)
+        bias = settings.pop("use_bias")
+        return cls(**settings, bias=bias, seed=seed)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import AGGREGATIONS, GraphAttentionConfig, as_dim_of_model, as_dropout
+from attnbridge.config import AGGREGATIONS, GraphAttentionConfig, as_config, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError, NumericalInstabilityError
 from attnbridge.graph_operator import GraphInput, GraphOutput, refuse_unused
 from attnbridge.masks import SparseMask
@@ -243,6 +243,7 @@ class GraphAttention(Attention):
         >>> ab.GraphAttention.from_config(ab.GraphAttentionConfig(aggregation="max"), 8, 5).aggregation
         'max'
         """
+        as_config(config, GraphAttentionConfig, cls.__name__)
         return cls(
             as_dim_of_model(in_dim, "in_dim"),
             out_dim,

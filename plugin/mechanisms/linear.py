@@ -231,6 +231,7 @@ class LinearAttention(RegisteredAttention):
 
     name: ClassVar[str] = "linear"
     row: ClassVar[AttentionType] = LINEAR
+    _configured: ClassVar[tuple[str, ...]] = ("scale", "eps", "causal", "d_model", "max_seq_len")
 
     def __init__(
         self,
@@ -281,6 +282,7 @@ class LinearAttention(RegisteredAttention):
         Raises
         ------
         InvalidConfigError
+            No such configuration, or a setting beside its default that the mechanism has no use for.
 
         Examples
         --------
@@ -288,16 +290,7 @@ class LinearAttention(RegisteredAttention):
         >>> ab.LinearAttention.from_config(ab.AttentionConfig(causal=True)).eps
         1e-06
         """
-        return cls(
-            feature_map,
-            num_features=num_features,
-            seed=seed,
-            scale=config.scale,
-            eps=config.eps,
-            causal=config.causal,
-            d_model=config.d_model,
-            max_seq_len=config.max_seq_len,
-        )
+        return cls(feature_map, num_features=num_features, seed=seed, **cls._settings_of(config))
 
     @property
     def config(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from attnbridge import kernels
 from attnbridge.config import AttentionConfig, as_dim_of_model, as_dropout
 from attnbridge.errors import DimensionMismatchError, InvalidConfigError
 from attnbridge.masks import DenseMask, SparseMask
-from attnbridge.mechanisms.base import Attended, Attention, Batch
+from attnbridge.mechanisms.base import Attended, Attention, Batch, refuse_unbuilt
 from attnbridge.mechanisms.graph import GraphAttention
 from attnbridge.mechanisms.linear import LinearAttention
 from attnbridge.mechanisms.listed import PairLogits, attend_listed, visible
@@ -213,6 +213,7 @@ class MixtureOfExpertsAttention(Attention):
 
     name: ClassVar[str] = "moe"
     row: ClassVar[AttentionType] = MOE
+    _configured: ClassVar[tuple[str, ...]] = ("d_model", "causal", "dropout", "max_seq_len")
 
     def __init__(
         self,
@@ -265,6 +266,7 @@ class MixtureOfExpertsAttention(Attention):
         Raises
         ------
         InvalidConfigError
+            No such configuration, or a setting beside its default that the mechanism has no use for.
 
         Examples
         --------
@@ -273,15 +275,7 @@ class MixtureOfExpertsAttention(Attention):
         >>> mixture.parameters()["W_r"].shape
         (16, 3)
         """
-        return cls(
-            experts,
-            d_model=config.d_model,
-            top_k=top_k,
-            seed=seed,
-            causal=config.causal,
-            dropout=config.dropout,
-            max_seq_len=config.max_seq_len,
-        )
+        return cls(experts, **cls._settings_of(config), top_k=top_k, seed=seed)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -547,6 +541,13 @@ class MixtureOfExpertsAttention(Attention):
 
 def _mechanism(expert: Any) -> Attention:
     """Return an expert as a mechanism; a dict is the name and the config of one."""
+    from attnbridge.mechanisms.cached import CachedAttention
+
+    refuse_unbuilt(expert)
+    if isinstance(expert, CachedAttention):
+        raise InvalidConfigError(
+            f"experts must be without a cache, which a mixture would not look into, got {expert!r}; cache the mixture"
+        )
     if isinstance(expert, Attention):
         made = expert
     elif isinstance(expert, Mapping):

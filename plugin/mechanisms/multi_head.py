@@ -150,6 +150,15 @@ class MultiHeadAttention(Heads):
     """
 
     name: ClassVar[str] = "multi_head"
+    _configured: ClassVar[tuple[str, ...]] = (
+        "d_model",
+        "num_heads",
+        "dropout",
+        "use_bias",
+        "scale",
+        "max_seq_len",
+        "causal",
+    )
     d_model: int
 
     def __init__(
@@ -199,18 +208,20 @@ class MultiHeadAttention(Heads):
         -------
         MultiHeadAttention
 
+        Raises
+        ------
+        InvalidConfigError
+            No such configuration, or a setting beside its default that the mechanism has no use for.
+
         Examples
         --------
         >>> import attnbridge as ab
         >>> ab.MultiHeadAttention.from_config(ab.AttentionConfig(d_model=8, num_heads=2)).max_seq_len
         512
         """
-        return cls(**cls._settings(config), causal=config.causal, seed=seed)
-
-    @staticmethod
-    def _settings(config: AttentionConfig) -> dict[str, Any]:
-        names = ("d_model", "num_heads", "dropout", "scale", "max_seq_len")
-        return {name: getattr(config, name) for name in names} | {"bias": config.use_bias}
+        settings = cls._settings_of(config)
+        bias = settings.pop("use_bias")
+        return cls(**settings, bias=bias, seed=seed)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Sparse attention: scaled dot products of listed pairs only, at a cost that grows with the pairs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from math import isqrt
 from typing import Any, ClassVar, Self
@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbridge import kernels
-from attnbridge.config import BLOCK_REMEDY, WINDOW_REMEDY, SparseAttentionConfig, as_dim_of_model, as_dropout
+from attnbridge.config import (
+    BLOCK_REMEDY,
+    PATTERNS,
+    WINDOW_REMEDY,
+    SparseAttentionConfig,
+    as_config,
+    as_dim_of_model,
+    as_dropout,
+    refuse_useless,
+)
 from attnbridge.errors import InvalidConfigError, InvalidMaskError
 from attnbridge.masks import SparseMask, bands
 from attnbridge.mechanisms.base import Attended, Attention, Batch
@@ -240,7 +249,7 @@ class SparseAttention(Attention):
 
     @classmethod
     def from_config(cls, config: SparseAttentionConfig) -> Self:
-        """Return the mechanism of a config's pattern, with those of its settings that the pattern has.
+        """Return the mechanism of a config's pattern.
 
         Parameters
         ----------
@@ -250,20 +259,25 @@ class SparseAttention(Attention):
         -------
         SparseAttention
 
+        Raises
+        ------
+        InvalidConfigError
+            No such configuration, or a setting beside its default that the pattern has no use for.
+
         Examples
         --------
         >>> import attnbridge as ab
         >>> ab.SparseAttention.from_config(ab.SparseAttentionConfig(local_window=16)).config["window"]
         16
         """
-        settings = {
-            "top_k": config.top_k,
-            "window": config.local_window,
-            "block_size": config.block_size,
-            "num_global_tokens": config.num_global_tokens,
-        }
-        own: dict[str, Any] = {name: value for name, value in settings.items() if name in _TAKES[config.pattern]}
-        return cls(config.pattern, **own)
+        given = asdict(as_config(config, SparseAttentionConfig, cls.__name__))
+        pattern = given.pop("pattern")
+        called = {name: "window" if name == "local_window" else name for name in given}
+        kinds = {each: f"{cls.__name__}({each!r})" for each in PATTERNS}
+        uses = {kinds[each]: {name for name in given if called[name] in _TAKES[each]} for each in PATTERNS}
+        refuse_useless(config, given, kinds[pattern], uses)
+        own: dict[str, Any] = {called[name]: value for name, value in given.items() if called[name] in _TAKES[pattern]}
+        return cls(pattern, **own)
 
     @property
     def config(self) -> dict[str, Any]:

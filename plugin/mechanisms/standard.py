@@ -102,6 +102,8 @@ class DenseAttention(RegisteredAttention, RotaryAttention):
     rotary : RotaryEmbedding or dict, optional
     """
 
+    _configured: ClassVar[tuple[str, ...]] = ("scale", "dropout", "causal", "d_model", "max_seq_len")
+
     def __init__(
         self,
         scale: float | None,
@@ -131,14 +133,13 @@ class DenseAttention(RegisteredAttention, RotaryAttention):
         Returns
         -------
         Self
+
+        Raises
+        ------
+        InvalidConfigError
+            No such configuration, or a setting beside its default that the mechanism has no use for.
         """
-        return cls(
-            scale=config.scale,
-            dropout=config.dropout,
-            causal=config.causal,
-            d_model=config.d_model,
-            max_seq_len=config.max_seq_len,
-        )
+        return cls(**cls._settings_of(config))
 
     @property
     def config(self) -> dict[str, Any]:

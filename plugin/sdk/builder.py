@@ -4,7 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple, Self, TypeVar
 
-from attnbridge.config import AttentionConfig, GraphAttentionConfig, as_dim_of_model, heads_divide
+from attnbridge.config import (
+    AttentionConfig,
+    GraphAttentionConfig,
+    as_config,
+    as_dim_of_model,
+    heads_divide,
+    refuse_useless,
+)
 from attnbridge.errors import InvalidConfigError
 from attnbridge.mechanisms import (
     Attention,
@@ -86,6 +93,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
+# The number of heads where it is not given, as the constructors have it.
+_HEADS_OF = {"multi_head": 8, "cross": 8, "moe": 1}
+
+
 class _Builder:
     """Options that were set; every call returns a builder of its own, and leaves this one as it is."""
 
@@ -101,12 +112,9 @@ class _Builder:
         made.__dict__.update(self.__dict__, _options=self._options | options)
         return made
 
-    def _configured(self, config: Any, kind: type) -> Self:
+    def _configured(self, config: Any, kind: type[AttentionConfig | GraphAttentionConfig]) -> Self:
         """Return a builder where what a configuration was given goes over what was set before, as later options do."""
-        if not isinstance(config, kind):
-            article = "an" if kind is AttentionConfig else "a"
-            raise InvalidConfigError(f"config must be {article} {kind.__name__}, got {config!r}")
-        told: dict[str, Any] = config.told()  # type: ignore[attr-defined]
+        told: dict[str, Any] = as_config(config, kind, type(self).__name__).told()
         made = self._with()
         made._told = self._told | told
         made._config = config if self._config is None else replace(self._config, **told)
@@ -320,7 +328,8 @@ class AttentionBuilder(_Builder):
 
         Parameters
         ----------
-        pattern : {"top_k", "local", "strided", "block", "local_global", "fixed"}, default "top_k"
+        pattern : {"top_k", "local", "strided", "block", "local_global", "fixed", "mask"}, default "top_k"
+            "mask" is the pairs of each call's mask.
 
         Returns
         -------
@@ -449,8 +458,13 @@ class AttentionBuilder(_Builder):
         Returns
         -------
         AttentionBuilder
+
+        Raises
+        ------
+        InvalidConfigError
         """
-        return self._with(rotary=base)
+        remedy = "rotary() takes 10000.0, the usual one"
+        return self._with(rotary=as_number(base, "base of rotary", above=1.0, remedy=remedy))
 
     def window(self, window: int) -> Self:
         """Set the keys on either side of a query.
@@ -591,15 +605,17 @@ class AttentionBuilder(_Builder):
         given = {} if self._config is None else asdict(self._config)
         if kind != "linear":  # as from_config has it: a configuration's eps is that of linear attention and of norms
             given.pop("eps", None)
-        for name, value in self._unsaid().items():
-            if name not in takes or name not in given:
-                _refuse_setting(name, value, kind)
+        if self._config is not None:
+            own = {"eps": f"eps({{!r}}) sets that of {kind}"} if "eps" in takes else {}
+            refuse_useless(self._config, self._unsaid(), kind, _uses(), own)
         options = {name: value for name, value in given.items() if name in takes and value is not None} | self._options
         if options.get("causal") is False and "causal" not in self._options:
             del options["causal"]
         for name in requires:
             if name not in options:
                 raise InvalidConfigError(f"{name} must be given to build {kind}; AttentionBuilder(768) does")
+        if "num_heads" in takes and "d_model" in options:
+            heads_divide(options["d_model"], options.get("num_heads", _HEADS_OF[kind]), "d_model")
         if "rotary" in options:
             options["rotary"] = _rotary(options, kind)
         return make(**{takes[name]: value for name, value in options.items()})
@@ -637,22 +653,16 @@ class AttentionBuilder(_Builder):
         return f"AttentionBuilder(){kind}{config}{given}"
 
 
-def _refuse_setting(name: str, value: Any, kind: str) -> None:
-    """Refuse what a configuration tells and a kind has no use for."""
-    default = getattr(AttentionConfig(), name)
-    homes = ["linear"] if name == "eps" else [other for other in sorted(KINDS) if name in KINDS[other].takes]
-    own = f"; eps({value!r}) sets that of {kind}" if name in KINDS[kind].takes else ""
-    raise InvalidConfigError(
-        f"config must have {name} = {default!r}, its default, with {kind}, got {value!r}; {', '.join(homes)} "
-        f"{'have' if len(homes) > 1 else 'has'} it{own}"
-    )
+def _uses() -> dict[str, set[str]]:
+    """Return the settings of a configuration that each kind has a use for."""
+    return {kind: set(KINDS[kind].takes) - ({"eps"} if kind != "linear" else set()) for kind in KINDS}
 
 
 def _rotary(options: Mapping[str, Any], kind: str) -> RotaryEmbedding:
     """Return the embedding of a head's dimension."""
     if "d_model" not in options:
         raise InvalidConfigError("d_model must be given with rotary; AttentionBuilder(768) does")
-    heads = heads_divide(options["d_model"], options.get("num_heads", 8)) if kind == "multi_head" else 1
+    heads = options.get("num_heads", _HEADS_OF[kind]) if kind == "multi_head" else 1
     width = options["d_model"] // heads
     if width % 2:
         of_heads = f", num_heads={heads}" if kind == "multi_head" else ""

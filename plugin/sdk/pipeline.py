@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from attnbridge.config import as_dropout
 from attnbridge.errors import (
-    AttentionError,
     DimensionMismatchError,
     InvalidConfigError,
     InvalidInputError,
@@ -17,6 +17,7 @@ from attnbridge.errors import (
 )
 from attnbridge.layers import BatchNorm, Dropout, FeedForward, Layer, LayerNorm, RMSNorm
 from attnbridge.mechanisms import Attention
+from attnbridge.mechanisms.base import as_attention
 from attnbridge.validation import Float, as_bool, as_choice, as_count, as_floats, require_finite
 
 _NORMS: dict[str, Callable[..., Layer]] = {"layer": LayerNorm, "rms": RMSNorm, "batch": BatchNorm}
@@ -193,8 +194,12 @@ class AttentionPipeline:
         Raises
         ------
         InvalidConfigError
-            An unknown name (the known ones are listed), a batch norm without dim, or a layer with dim or eps.
+            An unknown name (the known ones are listed), a batch norm without dim, a layer with dim or eps, or a layer
+            that is no norm: a feed-forward network, dropout.
         """
+        for kind, other in ((FeedForward, "add_feed_forward"), (Dropout, "add_dropout")):
+            if isinstance(norm, kind):
+                raise InvalidConfigError(f"norm must be a norm, got {norm!r}; {other} adds it")
         if isinstance(norm, Layer):
             if dim is not None or eps is not None:
                 raise InvalidConfigError(f"dim and eps must be left out with a layer, which has its own: {norm!r}")
@@ -204,7 +209,7 @@ class AttentionPipeline:
         call = f"add_norm({', '.join([repr(name), *(f'{k}={v!r}' for k, v in given.items() if v is not None)])})"
         settings = {} if eps is None else {"eps": eps}
         if dim is not None:
-            return self._with(_Pass(_NORMS[name](dim, **settings), call))
+            return self._with(_Pass(_NORMS[name](as_count(dim, "dim"), **settings), call))
         if name == "batch":
             raise InvalidConfigError('dim must be given with "batch", whose running statistics have a dimension')
         step = _PlainNorm(name, call, eps)
@@ -228,9 +233,7 @@ class AttentionPipeline:
         ------
         InvalidConfigError
         """
-        if not isinstance(attention, Attention):
-            raise InvalidConfigError(f"attention must be an attention mechanism, got {attention!r}")
-        return self._with(_Attend(attention))
+        return self._with(_Attend(as_attention(attention)))
 
     def add_dropout(self, p: float | Dropout = 0.1) -> Self:
         """Return the pipeline with dropout at its end, which acts in training only.
@@ -382,7 +385,7 @@ class AttentionPipeline:
         InvalidConfigError
             No attention among the steps.
         DimensionMismatchError, InvalidInputError, InvalidMaskError
-            Of a step; the error's note names it.
+            Of a step; the error's note names it, as that of an error of a function of one's own.
         """
         if not any(isinstance(step, _Attend) for step in self._steps):
             raise InvalidConfigError("pipeline must have an attention to run; add_attention(...) adds one")
@@ -396,7 +399,7 @@ class AttentionPipeline:
             before = run.stream.shape
             try:
                 run = step.apply(run, own)
-            except AttentionError as error:
+            except Exception as error:
                 error.add_note(f"in step {number} of the pipeline, {step.call}")
                 raise
             if run.stream.shape != before:
@@ -410,15 +413,20 @@ class AttentionPipeline:
         return ".".join([f"{type(self).__name__}()", *(step.call for step in self._steps)])
 
 
+def _as_dropout(dropout: float | Dropout) -> Dropout:
+    """Return the layer of a block's dropout."""
+    return dropout if isinstance(dropout, Dropout) else Dropout(as_dropout(dropout))
+
+
 def transformer_block(
-    attention: Attention, dropout: float = 0.1, *, feed_forward: FeedForward | int | None = None
+    attention: Attention, dropout: float | Dropout = 0.1, *, feed_forward: FeedForward | int | None = None
 ) -> AttentionPipeline:
     """Return a post-norm block: attention, dropout, residual, layer norm; with a network the same once more.
 
     Parameters
     ----------
     attention : Attention
-    dropout : float, default 0.1
+    dropout : float or Dropout, default 0.1
     feed_forward : FeedForward or int, optional
         A network, or its d_ff where the attention has a d_model. After it dropout, residual and layer norm.
 
@@ -441,21 +449,22 @@ def transformer_block(
     array([[-1.,  1.],
            [-1.,  1.]], dtype=float32)
     """
-    block = AttentionPipeline().add_attention(attention).add_dropout(dropout).add_residual().add_norm("layer")
+    drop = _as_dropout(dropout)
+    block = AttentionPipeline().add_attention(attention).add_dropout(drop).add_residual().add_norm("layer")
     if feed_forward is None:
         return block
-    return block.mark().add_feed_forward(feed_forward).add_dropout(dropout).add_residual().add_norm("layer")
+    return block.mark().add_feed_forward(feed_forward).add_dropout(drop).add_residual().add_norm("layer")
 
 
 def prenorm_transformer_block(
-    attention: Attention, dropout: float = 0.1, *, feed_forward: FeedForward | int | None = None
+    attention: Attention, dropout: float | Dropout = 0.1, *, feed_forward: FeedForward | int | None = None
 ) -> AttentionPipeline:
     """Return a pre-norm block: layer norm, attention, dropout, residual; with a network the same once more.
 
     Parameters
     ----------
     attention : Attention
-    dropout : float, default 0.1
+    dropout : float or Dropout, default 0.1
     feed_forward : FeedForward or int, optional
         A network, or its d_ff where the attention has a d_model. Before it a layer norm, after it dropout and residual.
 
@@ -478,7 +487,8 @@ def prenorm_transformer_block(
     >>> len(block), block.run([[1.0, 2.0, 3.0, 4.0]]).shape
     (8, (1, 4))
     """
-    block = AttentionPipeline().add_norm("layer").add_attention(attention).add_dropout(dropout).add_residual()
+    drop = _as_dropout(dropout)
+    block = AttentionPipeline().add_norm("layer").add_attention(attention).add_dropout(drop).add_residual()
     if feed_forward is None:
         return block
-    return block.add_norm("layer").add_feed_forward(feed_forward).add_dropout(dropout).add_residual()
+    return block.add_norm("layer").add_feed_forward(feed_forward).add_dropout(drop).add_residual()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
 
+from attnbridge.config import nearest_divisor
 from attnbridge.errors import InvalidConfigError
 from attnbridge.sdk.builder import AttentionBuilder
 from attnbridge.validation import as_bool, as_count
@@ -333,10 +334,9 @@ def moe(d_model: int, num_experts: int = 8, top_k: int = 2) -> AttentionBuilder:
 # ---- builders by what they are for
 
 
-def _with_heads(builder: AttentionBuilder, d_model: int) -> AttentionBuilder:
-    """Return a builder of 12 heads, or of that number next to 12 which divides d_model."""
-    heads = [count for count in range(1, d_model + 1) if d_model % count == 0]
-    return builder.num_heads(min(heads, key=lambda count: abs(count - 12)))
+def _with_heads(builder: AttentionBuilder, d_model: int, count: int = 12) -> AttentionBuilder:
+    """Return a builder of so many heads, or of the next number to it that divides d_model."""
+    return builder.num_heads(nearest_divisor(d_model, count))
 
 
 def for_sequences(d_model: int, max_len: int) -> AttentionBuilder:
@@ -377,6 +377,7 @@ def for_graphs(d_model: int, hierarchical: bool = False) -> AttentionBuilder:
     Parameters
     ----------
     d_model : int
+        Where 8 heads do not divide it, their number is the next one to 8 that does.
     hierarchical : bool, default False
 
     Returns
@@ -393,7 +394,9 @@ def for_graphs(d_model: int, hierarchical: bool = False) -> AttentionBuilder:
     >>> type(ab.for_graphs(256, hierarchical=True).build()).__name__
     'HyperbolicAttention'
     """
-    return hyperbolic(d_model) if as_bool(hierarchical, "hierarchical") else multi_head(d_model)
+    if as_bool(hierarchical, "hierarchical"):
+        return hyperbolic(d_model)
+    return _with_heads(AttentionBuilder(d_model).multi_head(), d_model, 8)
 
 
 def for_large_scale(d_model: int) -> AttentionBuilder:
