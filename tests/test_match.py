@@ -4,6 +4,8 @@ import math
 import operator
 import re
 import warnings
+from collections import deque
+from collections.abc import Iterator
 
 import networkx as nx
 import numpy as np
@@ -849,6 +851,7 @@ def test_names_and_functions_are_checked_before_anything_is_read(papers, pattern
         ({"max_rows": 1.5}, "max_rows must be a whole number >= 1, got 1.5"),
         ({"time_budget": -1}, "time_budget must be a finite number >= 0, got -1"),
         ({"labels": 3}, "labels must be a text of at least one character, got 3"),
+        ({"labels": []}, r"labels must name at least one attribute, got \[\]; leave it out for the usual ones"),
         ({"type": ""}, "type must be a text of at least one character, got ''"),
         ({"params": [1]}, r"params must be values by name, such as {'year': 2010}, got \[1\]"),
         ({"params": {1: 2}}, "params must be values by name, such as {'year': 2010}, got {1: 2}"),
@@ -873,6 +876,49 @@ def test_wrong_patterns_starts_and_queries_are_refused(papers):
         papers.match("MATCH (a) RETURN a", query=[1.0, 0.0, 0.0])
     with pytest.raises(InvalidInputError, match="query must be finite"):
         papers.match("MATCH (a) RETURN a", query=[1.0, float("nan")])
+
+
+def _collections(values):
+    """Return a list as every other kind of collection and iterator that is at hand."""
+    made = [values, tuple(values), set(values), np.array(values), deque(values), dict.fromkeys(values).keys()]
+    made += [iter(values), (value for value in values), dict(enumerate(values)).values()]
+    made += [pytest.importorskip("pandas").Series(values), pytest.importorskip("pandas").Index(values)]
+    arrow = pytest.importorskip("pyarrow")
+    return [*made, arrow.array(values), arrow.chunked_array([values])]
+
+
+def test_in_looks_in_collections_of_every_kind(papers):
+    pattern = "MATCH (a) WHERE a.year IN $x RETURN a, a.year IN $x AS there"
+    wanted = papers.match(pattern, params={"x": [2017, 2019]}).records
+    outside = papers.match("MATCH (a) WHERE NOT a.year IN $x RETURN a", params={"x": [2017, 2019]}).records
+    assert wanted
+    assert outside
+    for made in _collections([2017, 2019]):
+        assert papers.match(pattern, params={"x": made}).records == wanted, type(made)
+    for made in _collections([2017, 2019]):
+        found = papers.match("MATCH (a) WHERE NOT a.year IN $x RETURN a", params={"x": made})
+        assert found.records == outside, type(made)
+    for made in _collections(["gat"]):
+        assert papers.match("MATCH (a) WHERE id(a) IN $x RETURN a", params={"x": made}).column("a") == ["gat"]
+    assert papers.match(pattern, params={"x": range(2017, 2020, 2)}).records == wanted
+    assert papers.match(pattern, params={"x": None}).records == []
+
+
+def test_properties_and_labels_that_are_collections_count_as_lists():
+    for made in _collections(["x", "y"]):
+        if not isinstance(made, Iterator):  # which would be read once only
+            graph = nx.Graph()
+            graph.add_node(0, tags=made, label=made)
+            pattern = "MATCH (a:y) WHERE 'x' IN a.tags AND NOT 'z' IN a.tags RETURN a"
+            assert attend(graph).match(pattern).column("a") == [0], type(made)
+
+
+@pytest.mark.parametrize("given", [2017, "2017", b"2017", {2017: 1}, np.int64(2017), np.array(2017), 1.5, True])
+def test_in_refuses_a_parameter_that_is_no_list(papers, given):
+    message = f"$x must be a list, which IN looks in, got {given!r}; pass a list"
+    for pattern in ("MATCH (a) WHERE NOT a.year IN $x RETURN a", "MATCH (a) RETURN 1 IN $x AS there"):
+        with pytest.raises(InvalidConfigError, match=f"^{re.escape(message)}$"):
+            papers.match(pattern, params={"x": given})
 
 
 def test_params_in_a_property_map_must_have_values(papers):

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from attnbridge.integrations.clock import Clock
 from attnbridge.integrations.graph_data import edge_type
-from attnbridge.integrations.match.values import Edge, Node, Path
+from attnbridge.integrations.match.values import Edge, Node, Path, plain
 from attnbridge.integrations.topology import Neighbours, Positions, Topology
 
 Numbers = npt.NDArray[np.float64]
@@ -93,10 +93,11 @@ class Reader:
         attributes, found = self.attributes(position), []
         for name in self._label_names:
             value = attributes.get(name)
-            if isinstance(value, str):
-                found.append(value)
-            elif isinstance(value, list | tuple | set | frozenset | np.ndarray):
-                texts = [str(label) for label in value if isinstance(label, str)]
+            given = plain(value)
+            if isinstance(given, str):
+                found.append(given)
+            elif isinstance(given, list):
+                texts = [str(label) for label in given if isinstance(label, str)]
                 found += sorted(texts) if isinstance(value, set | frozenset) else texts
         return list(dict.fromkeys(found))
 
