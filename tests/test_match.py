@@ -921,6 +921,40 @@ def test_in_refuses_a_parameter_that_is_no_list(papers, given):
             papers.match(pattern, params={"x": given})
 
 
+class _Raising:
+    """What cannot be compared."""
+
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+    __lt__ = __eq__
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize(
+    ("pattern", "whose"),
+    [
+        ("MATCH (a {x: 1}) RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) WHERE NOT a.x = 1 RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) WHERE a.x < 1 RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) WHERE 1 IN [a.x] RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) RETURN a.x = 1 AS one", "'x' of node 'u'"),
+        ("MATCH (a) RETURN a ORDER BY a.x = 1", "'x' of node 'u'"),
+        ("MATCH (a)-[r {w: 1}]->() RETURN a", "'w' of edge ('u', 'v')"),
+        ("MATCH (a)-[r]->(b) WHERE r.w = b.x RETURN a", "'w' of edge ('u', 'v') and 'x' of node 'v'"),
+    ],
+)
+def test_what_an_attribute_s_comparison_raises_says_whose_it_is(pattern, whose):
+    graph = nx.DiGraph()
+    graph.add_node("u", x=_Raising())
+    graph.add_node("v", x=1)
+    graph.add_edge("u", "v", w=_Raising())
+    with pytest.raises(RuntimeError, match="no") as caught:
+        attend(graph).match(pattern)
+    assert caught.value.__notes__ == [f"while match compared attribute {whose}"]
+    assert len(attend(graph).match("MATCH (a) RETURN DISTINCT a.x ORDER BY a.x")) == 2  # by their texts
+
+
 def test_params_in_a_property_map_must_have_values(papers):
     with pytest.raises(InvalidConfigError, match=r"params must have a value for \$y, "):
         papers.match("MATCH (a {year: $y}) RETURN a")

@@ -155,6 +155,6 @@ def order_key(value: Any) -> tuple[Any, ...]:
         hash(value)
         if isinstance(value < value, bool):
             return (0, type(value).__name__, value)
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - an attribute's own comparison may raise anything
         pass
     return (0, type(value).__name__, repr(value))
