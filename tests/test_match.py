@@ -1032,8 +1032,27 @@ def test_names_that_nothing_has_are_warned_of():
     many.add_nodes_from((i, {"label": f"l{i}", "embedding": [1.0]}) for i in range(22))
     with pytest.warns(UserWarning, match="known are 'l0', .*, 'l19' and 2 more"):
         ab.AttentionGraph(many).match("MATCH (a:l22) RETURN a")
-    with pytest.warns(UserWarning, match="no edge has type 'R'; known are none"):
+    untyped = "no edge has type 'R'; known are none: no edge has a text as attribute 'type', type= names another"
+    with pytest.warns(UserWarning, match=f"{untyped}$"):
         ab.AttentionGraph(many).match("MATCH (a)-[:R]-(b) RETURN b")
+
+
+def test_attributes_that_nothing_has_are_warned_of():
+    graph = nx.DiGraph()
+    graph.add_nodes_from([(0, {"label": "Paper"}), (1, {"label": "Paper", "kind": 3})], embedding=[1.0])
+    graph.add_edge(0, 1, type="BY")
+    ag = ab.AttentionGraph(graph)
+    pattern = "MATCH (a:Paper)-[:BY]->(b) RETURN b"
+    assert ag.match(pattern).column("b") == [1]
+    typed = "no edge has type 'BY'; known are none: no edge has a text as attribute 'typ', type= names another"
+    with pytest.warns(UserWarning, match=f"{typed}$") as seen:
+        assert not ag.match(pattern, type="typ")
+    assert len(seen) == 1
+    with pytest.warns(UserWarning, match="as attribute 'sort', "):  # in another attribute it is looked for again
+        assert not ag.match(pattern, type="sort")
+    labelled = "no node has label 'Paper'; known are none: no node has a text as attribute 'kind' or 'x', labels= names"
+    with pytest.warns(UserWarning, match=labelled):
+        assert not ag.match(pattern, labels=["kind", "x"])
 
 
 @pytest.mark.parametrize("query", [None, [1.0, 0.0]])

@@ -75,7 +75,7 @@ class Reader:
     ) -> None:
         self.data, self.topology, self.nodes = data, topology, topology.nodes
         self.scored = logits is not None
-        self._label_names, self._type_name = labels, type
+        self.label_names, self.type_name = labels, type
         self._read_logits, self._read_weights = logits, edge_weights
         self._neighbours: dict[str, Neighbours] = {}
         self._logits: dict[int, float] = {}
@@ -91,7 +91,7 @@ class Reader:
     def labels(self, position: int) -> list[str]:
         """Return a node's labels, as they are ordered in its attributes."""
         attributes, found = self.attributes(position), []
-        for name in self._label_names:
+        for name in self.label_names:
             value = attributes.get(name)
             given = plain(value)
             if isinstance(given, str):
@@ -103,7 +103,7 @@ class Reader:
 
     def type(self, number: int) -> str | None:
         """Return an edge's type: its attribute, or else, in a multigraph, its key where that is a text."""
-        return edge_type(self.edge_attributes(number).get(self._type_name), self.topology, number)
+        return edge_type(self.edge_attributes(number).get(self.type_name), self.topology, number)
 
     def steps(self, direction: str, position: int) -> list[Step]:
         """Return the edges of a direction at a node, in their order, and where they lead."""
