@@ -100,6 +100,10 @@ class NetworkxData:
         self.looked_for: set[tuple[str, str]] = set()  # labels and types of patterns that matched nothing
         self._require_embeddings()
 
+    def __getstate__(self) -> dict[str, Any]:
+        graph = self.graph.copy() if hasattr(self.graph, "_graph") else self.graph  # views' filters cannot be pickled
+        return self.__dict__ | {"graph": graph}
+
     def _require_embeddings(self) -> None:
         """Refuse a graph without nodes, or where embeddings are missing that must not."""
         if not len(self.graph):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from attnbridge.integrations.expansion import Visited
 from attnbridge.integrations.graph_data import GraphData
 from attnbridge.integrations.topology import Topology
-from attnbridge.integrations.walked import step_line, subgraph
+from attnbridge.integrations.walked import subgraph, told
 from attnbridge.sequence import MadeSequence
 from attnbridge.validation import as_count, require
 
@@ -217,7 +217,7 @@ class GraphHits(MadeSequence[GraphHit]):
         return subgraph(self._data, self._topology, nodes, edges)
 
     def explain(self, limit: int = 10) -> str:
-        """Return the way to the best hits in words: a line for each step, with its weight.
+        """Return the way to the best hits in words: a line for each step, with its edge's type, or key, and its weight.
 
         Of several starts, a line before these says what share of the attention the start has.
 
@@ -237,23 +237,28 @@ class GraphHits(MadeSequence[GraphHit]):
         Examples
         --------
         >>> import networkx as nx, attnbridge as ab
-        >>> G = nx.DiGraph([("a", "b"), ("b", "c")])
+        >>> G = nx.DiGraph([("a", "b", {"type": "CITES"}), ("b", "c")])
         >>> nx.set_node_attributes(G, {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [0.6, 0.8]}, "embedding")
         >>> print(ab.AttentionGraph(G).k_hop("a", query=[0.6, 0.8], limit=1).explain())
         1. 'c': score 10.0000, hop 2, log weight 0.0000
-           'a' -> 'b'  weight 1.0000
+           'a' -[CITES]-> 'b'  weight 1.0000
            'b' -> 'c'  weight 1.0000
         """
-        lines, directed = [], self._topology.directed
+        lines = []
         for rank, hit in enumerate(self[: as_count(limit, "limit")], 1):
             lines.append(f"{rank}. {hit.node!r}: {self._figures(rank - 1, hit)}")
             share = self._share(rank - 1)
             lines += [] if share is None else [f"   {hit.path[0]!r}  share {share:.4f}"]
-            steps = zip(hit.path, hit.path[1:], hit.edges, hit.weights, strict=False)
-            lines += [f"   {step_line(a, b, edge, directed, weight)}" for a, b, edge, weight in steps]
+            lines += [f"   {self._step(place)}" for place in self._trail(int(self._chosen[rank - 1]))[1:]]
         if len(self) > limit:
             lines.append(f"... {len(self) - limit} more")
         return "\n".join(lines)
+
+    def _step(self, place: int) -> str:
+        """Return the step to a visited node in words."""
+        data, topology, visited, way = self._data, self._topology, self._visited, self._ways[place]
+        ends = int(visited.positions[way.parent]), int(visited.edge_number[place]), int(visited.positions[place])
+        return told(data, topology, data.type_name, *ends, way.weight)
 
     def _figures(self, i: int, hit: GraphHit) -> str:
         """Return what a line of `explain` says of a hit."""

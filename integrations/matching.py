@@ -58,7 +58,8 @@ class Matching(GraphView):
         query : array_like, (d,), optional
             Without one no embedding is read: an `AttentionGraph` with missing="skip" needs none at all then.
         params : mapping of str to object, optional
-            Values for ``$name`` in the pattern; more than it uses are allowed.
+            Values for ``$name`` in the pattern; more than it uses are allowed. What IN looks in is any collection or
+            iterator but a text or a mapping, and counts as a list.
         start : hashable, optional
             The node that the first node of the pattern is: it is no choice then, and has no weight.
         per_step : int, optional
@@ -90,7 +91,7 @@ class Matching(GraphView):
         InputTooLargeError
             Beyond `max_hops` or `max_rows`.
         InvalidConfigError
-            A ``$name`` without a value, or a wrong option.
+            A ``$name`` without a value, one that IN looks in and that is no list, or a wrong option.
         networkx.NodeNotFound
             `start` is not in the graph.
         DimensionMismatchError, GraphStructureError

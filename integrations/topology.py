@@ -72,6 +72,10 @@ class Topology:
         self._indptr, self._indices, self._numbers = indptr, indices, numbers
         self._keys = None if keys is None else tuple(keys)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        keys = None if self._keys is None else list(self._keys)
+        return Topology, (self.nodes, self.directed, self._indptr, self._indices, keys, self._numbers)
+
     @cached_property
     def index(self) -> Mapping[Hashable, int]:
         """The position of each node."""

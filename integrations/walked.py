@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attnbridge.integrations.graph_data import GraphData
+from attnbridge.integrations.graph_data import GraphData, edge_type
 from attnbridge.integrations.node_names import same_node
 from attnbridge.integrations.topology import Topology
 
@@ -39,6 +39,32 @@ def subgraph(
         graph.add_edge(*edge)
         graph.edges[edge].update(data.edge_data(topology, number) | found)
     return graph
+
+
+def told(
+    data: GraphData, topology: Topology, kind: Any, source: int, number: int, target: int, weight: float | None
+) -> str:
+    """Return a step in words, with the type of its edge as it is now.
+
+    Parameters
+    ----------
+    data : GraphData
+        Where attributes are read.
+    topology : Topology
+        The graph as it was when it was walked.
+    kind : hashable
+        The edges' attribute with the type.
+    source, number, target : int
+        The position of the node before, the number of the edge, the position of the node that it led to.
+    weight : float or None
+
+    Returns
+    -------
+    str
+    """
+    called = edge_type(data.edge_data(topology, number).get(kind), topology, number)
+    ends = topology.nodes[source], topology.nodes[target]
+    return step_line(*ends, topology.edge(number), topology.directed, weight, called)
 
 
 def step_line(

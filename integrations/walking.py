@@ -196,10 +196,10 @@ class Walking(GraphView):
         >>> hits = ab.AttentionGraph(G).traverse([0.0, 1.0], "gat", edge_types="CITES", limit=2)
         >>> print(hits.explain())
         1. 'seq2seq': score 10.0000, hop 2, log weight -0.0001
-           'gat' -> 'transformer'  weight 0.9999
-           'transformer' -> 'seq2seq'  weight 1.0000
+           'gat' -[CITES]-> 'transformer'  weight 0.9999
+           'transformer' -[CITES]-> 'seq2seq'  weight 1.0000
         2. 'transformer': score 9.8058, hop 1, log weight -0.0001
-           'gat' -> 'transformer'  weight 0.9999
+           'gat' -[CITES]-> 'transformer'  weight 0.9999
         """
         if query is None:
             raise InvalidInputError("query must be given, the vector (d,) that nodes are compared with, got None")

@@ -1115,6 +1115,33 @@ def test_explained_with_keys(kind, lines):
         assert back.explain().splitlines()[1:] == ["   'b' <-[0]- 'a'  weight 1.0000"]
 
 
+def test_explained_with_types():
+    graph = nx.DiGraph([("a", "b", {"type": "CITES", "by": "LIKES"}), ("c", "b", {"type": 3})])
+    nx.set_node_attributes(graph, [1.0], "embedding")
+    hits = ab.AttentionGraph(graph).k_hop("a", 2, direction="both")
+    assert hits.explain().splitlines()[1:] == [
+        "2. 'b': score 10.0000, hop 1, log weight 0.0000",
+        "   'a' -[CITES]-> 'b'  weight 1.0000",
+        "3. 'c': score 10.0000, hop 2, log weight -0.6931",
+        "   'a' -[CITES]-> 'b'  weight 1.0000",
+        "   'b' <- 'c'  weight 0.5000",
+    ]
+    named = ab.AttentionGraph(graph, edge_type="by").neighborhood("a")
+    assert named.explain().splitlines()[1:] == ["   'a' -[LIKES]-> 'b'  weight 1.0000"]
+    keyed = nx.MultiDiGraph()
+    keyed.add_edge("a", "b", 0, type="CITES")
+    keyed.add_edge("b", "c", "NEAR")
+    nx.set_node_attributes(keyed, [1.0], "embedding")
+    ag = ab.AttentionGraph(keyed)
+    steps = ["   'a' -[CITES]-> 'b'  weight 1.0000", "   'b' -[NEAR]-> 'c'  weight 1.0000"]
+    assert ag.k_hop("a", 2).explain().splitlines()[-2:] == steps
+    assert ag.match("MATCH (x)-->()-->() RETURN 1", start="a").explain().splitlines()[-2:] == [
+        line.partition("  weight")[0] for line in steps
+    ]
+    arrays = ab.AttentionGraph.from_arrays([[0], [1]], [[1.0], [2.0]], edge_type=["CITES"])
+    assert arrays.neighborhood(0).explain().splitlines()[1:] == ["   0 -[CITES]-> 1  weight 1.0000"]
+
+
 def test_shown():
     ag = ab.AttentionGraph(small(nx.MultiDiGraph), attention="scaled_dot", scale=2.0)
     assert repr(ag) == "AttentionGraph(MultiDiGraph of 4 nodes, 3 edges, 'scaled_dot', scale=2.0)"

@@ -425,7 +425,7 @@ def test_the_example_walks_over_nouns(tmp_path, capsys, monkeypatch):
     walks = list(walks_of(capsys.readouterr().out))
     assert [(start, question) for start, question, _ in walks] == space["NOUNS"]
     for start, question, paths in walks:
-        assert paths[0] == [(start, "-['part_of']->", question)]
+        assert paths[0] == [(start, "-[part_of]->", question)]
 
 
 # ---- the bridge's own filters

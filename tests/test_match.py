@@ -4,6 +4,8 @@ import math
 import operator
 import re
 import warnings
+from collections import deque
+from collections.abc import Iterator
 
 import networkx as nx
 import numpy as np
@@ -849,6 +851,7 @@ def test_names_and_functions_are_checked_before_anything_is_read(papers, pattern
         ({"max_rows": 1.5}, "max_rows must be a whole number >= 1, got 1.5"),
         ({"time_budget": -1}, "time_budget must be a finite number >= 0, got -1"),
         ({"labels": 3}, "labels must be a text of at least one character, got 3"),
+        ({"labels": []}, r"labels must name at least one attribute, got \[\]; leave it out for the usual ones"),
         ({"type": ""}, "type must be a text of at least one character, got ''"),
         ({"params": [1]}, r"params must be values by name, such as {'year': 2010}, got \[1\]"),
         ({"params": {1: 2}}, "params must be values by name, such as {'year': 2010}, got {1: 2}"),
@@ -873,6 +876,83 @@ def test_wrong_patterns_starts_and_queries_are_refused(papers):
         papers.match("MATCH (a) RETURN a", query=[1.0, 0.0, 0.0])
     with pytest.raises(InvalidInputError, match="query must be finite"):
         papers.match("MATCH (a) RETURN a", query=[1.0, float("nan")])
+
+
+def _collections(values):
+    """Return a list as every other kind of collection and iterator that is at hand."""
+    made = [values, tuple(values), set(values), np.array(values), deque(values), dict.fromkeys(values).keys()]
+    made += [iter(values), (value for value in values), dict(enumerate(values)).values()]
+    made += [pytest.importorskip("pandas").Series(values), pytest.importorskip("pandas").Index(values)]
+    arrow = pytest.importorskip("pyarrow")
+    return [*made, arrow.array(values), arrow.chunked_array([values])]
+
+
+def test_in_looks_in_collections_of_every_kind(papers):
+    pattern = "MATCH (a) WHERE a.year IN $x RETURN a, a.year IN $x AS there"
+    wanted = papers.match(pattern, params={"x": [2017, 2019]}).records
+    outside = papers.match("MATCH (a) WHERE NOT a.year IN $x RETURN a", params={"x": [2017, 2019]}).records
+    assert wanted
+    assert outside
+    for made in _collections([2017, 2019]):
+        assert papers.match(pattern, params={"x": made}).records == wanted, type(made)
+    for made in _collections([2017, 2019]):
+        found = papers.match("MATCH (a) WHERE NOT a.year IN $x RETURN a", params={"x": made})
+        assert found.records == outside, type(made)
+    for made in _collections(["gat"]):
+        assert papers.match("MATCH (a) WHERE id(a) IN $x RETURN a", params={"x": made}).column("a") == ["gat"]
+    assert papers.match(pattern, params={"x": range(2017, 2020, 2)}).records == wanted
+    assert papers.match(pattern, params={"x": None}).records == []
+
+
+def test_properties_and_labels_that_are_collections_count_as_lists():
+    for made in _collections(["x", "y"]):
+        if not isinstance(made, Iterator):  # which would be read once only
+            graph = nx.Graph()
+            graph.add_node(0, tags=made, label=made)
+            pattern = "MATCH (a:y) WHERE 'x' IN a.tags AND NOT 'z' IN a.tags RETURN a"
+            assert attend(graph).match(pattern).column("a") == [0], type(made)
+
+
+@pytest.mark.parametrize("given", [2017, "2017", b"2017", {2017: 1}, np.int64(2017), np.array(2017), 1.5, True])
+def test_in_refuses_a_parameter_that_is_no_list(papers, given):
+    message = f"$x must be a list, which IN looks in, got {given!r}; pass a list"
+    for pattern in ("MATCH (a) WHERE NOT a.year IN $x RETURN a", "MATCH (a) RETURN 1 IN $x AS there"):
+        with pytest.raises(InvalidConfigError, match=f"^{re.escape(message)}$"):
+            papers.match(pattern, params={"x": given})
+
+
+class _Raising:
+    """What cannot be compared."""
+
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+    __lt__ = __eq__
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize(
+    ("pattern", "whose"),
+    [
+        ("MATCH (a {x: 1}) RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) WHERE NOT a.x = 1 RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) WHERE a.x < 1 RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) WHERE 1 IN [a.x] RETURN a", "'x' of node 'u'"),
+        ("MATCH (a) RETURN a.x = 1 AS one", "'x' of node 'u'"),
+        ("MATCH (a) RETURN a ORDER BY a.x = 1", "'x' of node 'u'"),
+        ("MATCH (a)-[r {w: 1}]->() RETURN a", "'w' of edge ('u', 'v')"),
+        ("MATCH (a)-[r]->(b) WHERE r.w = b.x RETURN a", "'w' of edge ('u', 'v') and 'x' of node 'v'"),
+    ],
+)
+def test_what_an_attribute_s_comparison_raises_says_whose_it_is(pattern, whose):
+    graph = nx.DiGraph()
+    graph.add_node("u", x=_Raising())
+    graph.add_node("v", x=1)
+    graph.add_edge("u", "v", w=_Raising())
+    with pytest.raises(RuntimeError, match="no") as caught:
+        attend(graph).match(pattern)
+    assert caught.value.__notes__ == [f"while match compared attribute {whose}"]
+    assert len(attend(graph).match("MATCH (a) RETURN DISTINCT a.x ORDER BY a.x")) == 2  # by their texts
 
 
 def test_params_in_a_property_map_must_have_values(papers):
@@ -952,8 +1032,27 @@ def test_names_that_nothing_has_are_warned_of():
     many.add_nodes_from((i, {"label": f"l{i}", "embedding": [1.0]}) for i in range(22))
     with pytest.warns(UserWarning, match="known are 'l0', .*, 'l19' and 2 more"):
         ab.AttentionGraph(many).match("MATCH (a:l22) RETURN a")
-    with pytest.warns(UserWarning, match="no edge has type 'R'; known are none"):
+    untyped = "no edge has type 'R'; known are none: no edge has a text as attribute 'type', type= names another"
+    with pytest.warns(UserWarning, match=f"{untyped}$"):
         ab.AttentionGraph(many).match("MATCH (a)-[:R]-(b) RETURN b")
+
+
+def test_attributes_that_nothing_has_are_warned_of():
+    graph = nx.DiGraph()
+    graph.add_nodes_from([(0, {"label": "Paper"}), (1, {"label": "Paper", "kind": 3})], embedding=[1.0])
+    graph.add_edge(0, 1, type="BY")
+    ag = ab.AttentionGraph(graph)
+    pattern = "MATCH (a:Paper)-[:BY]->(b) RETURN b"
+    assert ag.match(pattern).column("b") == [1]
+    typed = "no edge has type 'BY'; known are none: no edge has a text as attribute 'typ', type= names another"
+    with pytest.warns(UserWarning, match=f"{typed}$") as seen:
+        assert not ag.match(pattern, type="typ")
+    assert len(seen) == 1
+    with pytest.warns(UserWarning, match="as attribute 'sort', "):  # in another attribute it is looked for again
+        assert not ag.match(pattern, type="sort")
+    labelled = "no node has label 'Paper'; known are none: no node has a text as attribute 'kind' or 'x', labels= names"
+    with pytest.warns(UserWarning, match=labelled):
+        assert not ag.match(pattern, labels=["kind", "x"])
 
 
 @pytest.mark.parametrize("query", [None, [1.0, 0.0]])

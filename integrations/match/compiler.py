@@ -3,9 +3,10 @@
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from attnbridge.integrations.clock import Clock
+from attnbridge.errors import AttentionError
+from attnbridge.integrations.clock import Clock, Expired
 from attnbridge.integrations.match import values
 from attnbridge.integrations.match.elements import EDGE, EDGES, NODE, Elements
 from attnbridge.integrations.match.reader import Reader
@@ -35,6 +36,7 @@ from attnbridge.integrations.topology import Topology
 Row = tuple[Any, ...]
 Value = Callable[[Row], Any]
 Test = Callable[[Row], bool]
+_T = TypeVar("_T")
 
 
 class Slot(NamedTuple):
@@ -97,7 +99,7 @@ class Compiler:
             attributes = read(row[place])
             return all(values.equal(attributes.get(name), value) is True for name, value in wanted)
 
-        return holds
+        return self._noting(holds, [(kind, place, name) for name, _ in wanted])
 
     def truth(self, expression: Expression) -> Callable[[Row], bool | None]:
         """Return an expression as a truth value: what is neither true nor false counts as null."""
@@ -114,7 +116,33 @@ class Compiler:
     def value(self, expression: Expression) -> Value:
         """Return an expression's value."""
         made: Value = getattr(self, f"_{type(expression).__name__.lower()}")(expression)
-        return made
+        if not isinstance(expression, Comparison | Binary):
+            return made
+        read = [part for part in expression.walk() if isinstance(part, Property)]
+        return self._noting(made, [(self.elements.kinds[p.owner.name], self._place(p.owner), p.name) for p in read])
+
+    def _noting(self, value: Callable[[Row], _T], read: list[tuple[str, int, str]]) -> Callable[[Row], _T]:
+        """Return a value; what an attribute's own comparison raises gets a note that says whose it is."""
+        if not read:
+            return value
+        topology = self.reader.topology
+
+        def found(row: Row) -> _T:
+            try:
+                return value(row)
+            except (AttentionError, Expired):
+                raise
+            except Exception as error:
+                named = [
+                    f"{name!r} of node {topology.nodes[row[place]]!r}"
+                    if kind == NODE
+                    else f"{name!r} of edge {topology.edge(row[place])!r}"
+                    for kind, place, name in read
+                ]
+                error.add_note(f"while match compared attribute {' and '.join(named)}")
+                raise
+
+        return found
 
     def _literal(self, literal: Literal) -> Value:
         value = literal.value

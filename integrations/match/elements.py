@@ -29,6 +29,8 @@ from attnbridge.integrations.match.syntax import (
     Variable,
 )
 from attnbridge.integrations.match.tokens import refusal
+from attnbridge.integrations.match.values import listed
+from attnbridge.labels import middle_cut
 
 NODE, EDGE, EDGES, PATH = "a node", "a relationship", "a list of relationships", "a path"
 
@@ -85,11 +87,11 @@ class Elements:
     InvalidInputError
         Names that are not known or used for two things, functions of the wrong thing, aggregates where none may be.
     InvalidConfigError
-        A parameter without a value.
+        A parameter without a value, or one that IN looks in and that is no list.
     """
 
     def __init__(self, query: Query, params: Mapping[str, Any], scored: bool) -> None:
-        self.query, self.params, self.scored = query, params, scored
+        self.query, self.params, self.scored = query, dict(params), scored
         self.all: list[NodeElement | EdgeElement] = []
         self.numbers: dict[str, int] = {}
         self.kinds: dict[str, str] = {}
@@ -185,6 +187,18 @@ class Elements:
                 raise InvalidConfigError(
                     f"params must have a value for {part}, which the pattern uses; given are {given}"
                 )
+        for part in self.query.expressions():
+            if isinstance(part, Binary) and part.operator == "IN" and isinstance(part.right, Parameter):
+                self._require_list(part.right)
+
+    def _require_list(self, parameter: Parameter) -> None:
+        """Make a list of what IN looks in, once for all rows; null stays."""
+        given = self.params[parameter.name]
+        found = self.params[parameter.name] = listed(given)
+        if found is not None and not isinstance(found, list):
+            raise InvalidConfigError(
+                f"{parameter} must be a list, which IN looks in, got {middle_cut(repr(given), 60)}; pass a list"
+            )
 
     # ---- expressions
 

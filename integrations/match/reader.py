@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from attnbridge.integrations.clock import Clock
 from attnbridge.integrations.graph_data import edge_type
-from attnbridge.integrations.match.values import Edge, Node, Path
+from attnbridge.integrations.match.values import Edge, Node, Path, plain
 from attnbridge.integrations.topology import Neighbours, Positions, Topology
 
 Numbers = npt.NDArray[np.float64]
@@ -75,7 +75,7 @@ class Reader:
     ) -> None:
         self.data, self.topology, self.nodes = data, topology, topology.nodes
         self.scored = logits is not None
-        self._label_names, self._type_name = labels, type
+        self.label_names, self.type_name = labels, type
         self._read_logits, self._read_weights = logits, edge_weights
         self._neighbours: dict[str, Neighbours] = {}
         self._logits: dict[int, float] = {}
@@ -91,18 +91,19 @@ class Reader:
     def labels(self, position: int) -> list[str]:
         """Return a node's labels, as they are ordered in its attributes."""
         attributes, found = self.attributes(position), []
-        for name in self._label_names:
+        for name in self.label_names:
             value = attributes.get(name)
-            if isinstance(value, str):
-                found.append(value)
-            elif isinstance(value, list | tuple | set | frozenset | np.ndarray):
-                texts = [str(label) for label in value if isinstance(label, str)]
+            given = plain(value)
+            if isinstance(given, str):
+                found.append(given)
+            elif isinstance(given, list):
+                texts = [str(label) for label in given if isinstance(label, str)]
                 found += sorted(texts) if isinstance(value, set | frozenset) else texts
         return list(dict.fromkeys(found))
 
     def type(self, number: int) -> str | None:
         """Return an edge's type: its attribute, or else, in a multigraph, its key where that is a text."""
-        return edge_type(self.edge_attributes(number).get(self._type_name), self.topology, number)
+        return edge_type(self.edge_attributes(number).get(self.type_name), self.topology, number)
 
     def steps(self, direction: str, position: int) -> list[Step]:
         """Return the edges of a direction at a node, in their order, and where they lead."""

@@ -75,6 +75,10 @@ def as_options(
             f"per_step must come with a query, which steps are ranked by; got {per_step!r} without"
         )
     names = (labels,) if isinstance(labels, str) else tuple(labels) if isinstance(labels, Sequence) else (labels,)
+    if not names:
+        raise InvalidConfigError(
+            f"labels must name at least one attribute, got {labels!r}; leave it out for the usual ones"
+        )
     return Options(
         None if per_step is None else as_count(per_step, "per_step"),
         as_count(max_hops, "max_hops"),

@@ -1,6 +1,6 @@
 """The steps behind the rows of a match: for its explanation, its subgraph and its picture."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,10 +8,9 @@ import numpy as np
 from attnbridge.integrations.graph_data import GraphData
 from attnbridge.integrations.match.compiler import Row
 from attnbridge.integrations.match.plan import Plan, Scan, layout_of
-from attnbridge.integrations.match.reader import Reader
 from attnbridge.integrations.match.search import Scored
 from attnbridge.integrations.topology import Topology
-from attnbridge.integrations.walked import step_line, subgraph
+from attnbridge.integrations.walked import subgraph, told
 
 
 class Move(NamedTuple):
@@ -78,16 +77,13 @@ class Trails:
 
     def lines(self, found: Scored) -> list[str]:
         """Return a line for each step of a row, and for the choice of a first node."""
-        nodes, topology = self.topology.nodes, self.topology
-        kind_of: Callable[[int], str | None] = Reader(self.data, topology, (), self.type).type
         lines = []
         for move in self.moves(found):
             if move.source is None:
-                told = "" if move.weight is None else f"  weight {move.weight:.4f}"
-                lines.append(f"start at {nodes[move.target]!r}{told}")
-                continue
-            ends, edge = (nodes[move.source], nodes[move.target]), topology.edge(move.edge)
-            lines.append(step_line(*ends, edge, topology.directed, move.weight, kind_of(move.edge)))
+                weight = "" if move.weight is None else f"  weight {move.weight:.4f}"
+                lines.append(f"start at {self.topology.nodes[move.target]!r}{weight}")
+            else:
+                lines.append(told(self.data, self.topology, self.type, move.source, *move[1:]))
         return lines
 
     def subgraph(self, rows: Iterable[Scored]) -> Any:

@@ -19,23 +19,25 @@ def warn_of_unknown(elements: Elements, reader: Reader, looked_for: set[tuple[st
     elements : Elements
     reader : Reader
     looked_for : set of (str, str)
-        What has been looked for in this graph before, which takes going through it; each is looked for once.
+        What has been looked for in this graph before, and in which attribute, which takes going through it; each is
+        looked for once.
     """
     topology = reader.topology
     types = {name for edge in elements.edges() for name in edge.types}
     labels = {name for node in elements.nodes() for groups in node.labels for group in groups for name in group}
     kinds = ([reader.type(number)] for number in range(topology.count))
     given = (reader.labels(position) for position in range(len(topology.nodes)))
-    for option, what, names, found in (
-        ("type", "edge has type", types, kinds),
-        ("labels", "node has label", labels, given),
+    for option, attributes, what, names, found in (
+        ("type", (reader.type_name,), "edge has type", types, kinds),
+        ("labels", reader.label_names, "node has label", labels, given),
     ):
-        wanted = {(option, name) for name in names} - looked_for
+        attribute = " or ".join(map(repr, attributes))
+        wanted = {(f"{option}={attribute}", name) for name in names} - looked_for
         looked_for |= wanted
-        _warn(option, what, {name for _, name in wanted}, found)
+        _warn(option, attribute, what, {name for _, name in wanted}, found)
 
 
-def _warn(option: str, what: str, missing: set[str], found: Iterable[Iterable[str | None]]) -> None:
+def _warn(option: str, attribute: str, what: str, missing: set[str], found: Iterable[Iterable[str | None]]) -> None:
     known: dict[str, None] = {}
     for names in found if missing else ():
         known |= dict.fromkeys(name for name in names if name is not None)
@@ -44,10 +46,12 @@ def _warn(option: str, what: str, missing: set[str], found: Iterable[Iterable[st
             break
     if missing:
         wanted = " or ".join(map(repr, sorted(missing)))
-        shown = ", ".join(map(repr, islice(known, _SHOWN))) or "none"
+        shown = ", ".join(map(repr, islice(known, _SHOWN)))
         more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+        there = f"{shown}{more} ({option}= names the attribute)"
+        none = f"none: no {what.split()[0]} has a text as attribute {attribute}, {option}= names another"
         warnings.warn(
-            f"the pattern matches nothing: no {what} {wanted}; known are {shown}{more} ({option}= names the attribute)",
+            f"the pattern matches nothing: no {what} {wanted}; known are {there if known else none}",
             UserWarning,
             stacklevel=_OF_CALLER,
         )

@@ -1,11 +1,11 @@
 """Values of expressions: openCypher's comparisons, with null as a third truth value, and its order.
 
-null is None. Attributes of a graph may hold anything: numpy's numbers count as Python's, arrays, tuples and sets as
-lists, and what has no place in openCypher (dates, say) compares as Python does.
+null is None. Attributes of a graph may hold anything: numpy's numbers count as Python's, arrays, tuples, sets and other
+collections as lists, and what has no place in openCypher (dates, say) compares as Python does.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sized
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ class Path(NamedTuple):
 
 _ENTRIES = 1024  # of a list that are compared between two looks at the clock
 _PLAIN = frozenset((str, int, float, bool, type(None), Node, Edge, Path, list))
+_NO_LISTS = (str, bytes, bytearray, memoryview, Mapping)
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -47,9 +48,17 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return list(value) if isinstance(value, tuple | set | frozenset) else value
+    return listed(value) if isinstance(value, Sized) else value  # an iterator would be used up
+
+
+def listed(value: Any) -> Any:
+    """Return what can be gone through as a list of Python's values; texts, mappings and single values as they are."""
+    if isinstance(value, _NO_LISTS) or not isinstance(value, Iterable):
+        return value
+    for name in ("tolist", "to_pylist"):  # as numpy and pandas, and as pyarrow call it
+        if hasattr(value, name):
+            return getattr(value, name)()
+    return list(value)
 
 
 def is_number(value: Any) -> bool:
@@ -146,6 +155,6 @@ def order_key(value: Any) -> tuple[Any, ...]:
         hash(value)
         if isinstance(value < value, bool):
             return (0, type(value).__name__, value)
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - an attribute's own comparison may raise anything
         pass
     return (0, type(value).__name__, repr(value))
