@@ -23,7 +23,7 @@ class AttentionGraph(Walking, Matching, Layering, Seeding):
     """A graph whose nodes have embeddings, to be walked by attention.
 
     A node's score is the logit of the query with its embedding. A step from a node goes to one of its neighbours, with
-    a weight: the softmax of the scores of all neighbours, each times the edge's weight where edges have one.
+    a weight: the softmax of the scores of all neighbours, each times the weight of the edge, or of all parallel ones.
 
     Nodes, edges and attributes are those of the graph at the time of a call. Only the adjacency is kept as arrays,
     until networkx says that it has changed; that of a view is read at every call. As with networkx itself, nothing may
@@ -36,7 +36,8 @@ class AttentionGraph(Walking, Matching, Layering, Seeding):
     embedding : hashable, default "embedding"
         The nodes' attribute with a vector (d,).
     weight : hashable, optional
-        An attribute of edges, numbers > 0; 1 where an edge has none. Those of parallel edges are added.
+        An attribute of edges, numbers > 0; 1 where an edge has none, and by default of all. Those of parallel edges are
+        added.
     attention : str or Attention, default "gat"
         A name or alias from `attention_types`, or a mechanism; a pairwise one.
     missing : {"raise", "skip", "zero"}, default "raise"
