@@ -42,6 +42,7 @@ class AttentionGraph(Walking, Matching, Layering, Seeding):
         A name or alias from `attention_types`, or a mechanism; a pairwise one.
     missing : {"raise", "skip", "zero"}, default "raise"
         What becomes of nodes without embedding: an error, or they are never stepped to, or their embedding is zero.
+        Zeros are what a query meets: as the query itself, or alone under `embed`, a node without embedding is an error.
         With "skip" no node needs one, and `match` without a query does all that it does; what scores nodes is an error.
     edge_features : hashable, optional
         An attribute of edges with a vector (edge_dim,), which all must have: for layers that `forward` runs.
