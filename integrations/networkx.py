@@ -112,6 +112,7 @@ class AttentionGraph(Walking, Matching, Layering, Seeding):
         ----------
         edges : array_like of int, (2, m), or SciPy sparse matrix or array, (n, n)
             Edge i leads from node edges[0, i] to edges[1, i]; or there is one for each stored entry, row to column.
+            Entries that a COO matrix has twice are one, as SciPy adds them; those of a CSR matrix are not.
         X : array_like, (n, d)
             The nodes' embeddings, which are copied.
         weight : array_like, (m,), optional

@@ -1114,3 +1114,10 @@ def test_shown():
     ag = ab.AttentionGraph(small(nx.MultiDiGraph), attention="scaled_dot", scale=2.0)
     assert repr(ag) == "AttentionGraph(MultiDiGraph of 4 nodes, 3 edges, 'scaled_dot', scale=2.0)"
     assert repr(ab.AttentionGraph(small(nx.Graph))).startswith("AttentionGraph(Graph of 4 nodes, 3 edges, 'gat'")
+
+
+def test_twice_stored_entries_are_edges_in_csr_form_and_added_in_coo_form():
+    rows, ones = [[1.0], [1.0], [1.0]], np.ones(3)
+    coo = scipy.sparse.coo_array((ones, ([0, 0, 0], [1, 1, 2])), shape=(3, 3))
+    csr = scipy.sparse.csr_array((ones, [1, 1, 2], [0, 3, 3, 3]), shape=(3, 3))
+    assert [ab.AttentionGraph.from_arrays(matrix, rows).topology.count for matrix in (coo, csr)] == [2, 3]
