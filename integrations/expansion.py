@@ -281,7 +281,7 @@ def _merged(
 ) -> tuple[Positions, Positions, Positions, Wide | None]:
     """Return parallel edges as one: the heaviest, of equal ones the first, with the logarithm of the weight of all.
 
-    That weight itself may be beyond float64.
+    That weight itself may be beyond float64. It is None where all weigh the same and none are parallel.
     """
     codes = rows * count + ends
     order = np.lexsort((numbers, codes) if weights is None else (numbers, -weights, codes))
@@ -290,6 +290,8 @@ def _merged(
     log_sums = None
     if weights is not None and len(chosen):
         log_sums = np.asarray(np.logaddexp.reduceat(np.log(weights[order]), firsts))
+    elif len(chosen) < len(codes):
+        log_sums = np.log(np.diff(np.append(firsts, len(codes))))
     return rows[chosen], ends[chosen], numbers[chosen], log_sums
 
 

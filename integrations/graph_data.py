@@ -93,7 +93,8 @@ class NetworkxData:
                 f"G must be a networkx graph, got {type(graph).__name__}; arrays go into AttentionGraph.from_arrays"
             )
         self.graph = graph
-        self.embedding, self.weight, self.features = embedding, weight, features
+        self.embedding, self.weight = as_hashable(embedding, "embedding"), as_hashable(weight, "weight")
+        self.features = as_hashable(features, "edge_features")
         self.type_name = as_hashable(type_name, "edge_type")
         self.missing = as_choice(missing, "missing", MISSING)
         self.examples: dict[str, int] = {}  # of types: an edge that had it

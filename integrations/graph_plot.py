@@ -12,6 +12,7 @@ import numpy.typing as npt
 from attnbridge.drawing import GREY, VERMILLION, as_output, blank, drawable, save_picture
 from attnbridge.errors import InvalidInputError
 from attnbridge.heat_maps import NOTHING
+from attnbridge.integrations.graph_data import as_hashable
 from attnbridge.integrations.graph_layout import Layout, layered
 from attnbridge.integrations.node_names import same_node
 from attnbridge.validation import as_count, require
@@ -89,9 +90,10 @@ def draw(
 
     Raises
     ------
-    InvalidInputError, MissingDependencyError
+    InvalidConfigError, InvalidInputError, MissingDependencyError
     """
     file = None if path is None else as_output(path, SUFFIXES)
+    label, edge_label = as_hashable(label, "label"), as_hashable(edge_label, "edge_label")
     if not len(graph):
         raise InvalidInputError("hits must be at least one to be drawn, there are none")
     require("matplotlib", "viz")

@@ -110,8 +110,7 @@ class Layering(GraphView):
     def refresh(self) -> None:
         """Have `forward` read embeddings and what edges have anew.
 
-        The arrays given to `from_arrays` are not copied: what is changed in them is there at once, if they were of the
-        type that was needed.
+        The arrays given to `from_arrays` were copied: what is changed in them since is not seen.
 
         Examples
         --------

@@ -23,7 +23,7 @@ class AttentionGraph(Walking, Matching, Layering, Seeding):
     """A graph whose nodes have embeddings, to be walked by attention.
 
     A node's score is the logit of the query with its embedding. A step from a node goes to one of its neighbours, with
-    a weight: the softmax of the scores of all neighbours, each times the edge's weight where edges have one.
+    a weight: the softmax of the scores of all neighbours, each times the weight of the edge, or of all parallel ones.
 
     Nodes, edges and attributes are those of the graph at the time of a call. Only the adjacency is kept as arrays,
     until networkx says that it has changed; that of a view is read at every call. As with networkx itself, nothing may
@@ -36,11 +36,13 @@ class AttentionGraph(Walking, Matching, Layering, Seeding):
     embedding : hashable, default "embedding"
         The nodes' attribute with a vector (d,).
     weight : hashable, optional
-        An attribute of edges, numbers > 0; 1 where an edge has none. Those of parallel edges are added.
+        An attribute of edges, numbers > 0; 1 where an edge has none, and by default of all. Those of parallel edges are
+        added.
     attention : str or Attention, default "gat"
         A name or alias from `attention_types`, or a mechanism; a pairwise one.
     missing : {"raise", "skip", "zero"}, default "raise"
         What becomes of nodes without embedding: an error, or they are never stepped to, or their embedding is zero.
+        Zeros are what a query meets: as the query itself, or alone under `embed`, a node without embedding is an error.
         With "skip" no node needs one, and `match` without a query does all that it does; what scores nodes is an error.
     edge_features : hashable, optional
         An attribute of edges with a vector (edge_dim,), which all must have: for layers that `forward` runs.
@@ -110,6 +112,7 @@ class AttentionGraph(Walking, Matching, Layering, Seeding):
         ----------
         edges : array_like of int, (2, m), or SciPy sparse matrix or array, (n, n)
             Edge i leads from node edges[0, i] to edges[1, i]; or there is one for each stored entry, row to column.
+            Entries that a COO matrix has twice are one, as SciPy adds them; those of a CSR matrix are not.
         X : array_like, (n, d)
             The nodes' embeddings, which are copied.
         weight : array_like, (m,), optional

@@ -197,7 +197,8 @@ class Seeding(GraphView):
             among what is returned: `node_filter` is asked of the best hits until one has passed and the time is over.
         **options : object
             What else `bridge.search` takes for the seeds: entry_points, position, query_text, query_token_weights,
-            query_tokens, radius, rerank, threshold.
+            query_tokens, radius, rerank, threshold. They decide which documents are seeds, and nothing else: a seed's
+            share is by the graph's own attention, whatever `rerank` makes of it.
 
         Returns
         -------

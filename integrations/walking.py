@@ -140,10 +140,10 @@ class Walking(GraphView):
         """Return what is near a question along edges: a beam search by attention.
 
         From the nodes of the beam all steps are looked at that may be taken, to nodes not visited yet. A step's weight
-        is the softmax of the scores of a node's neighbours, those only that may be stepped to, each times the edge's
-        weight where edges have one. A node has the way to it with the largest product of weights; the `beam_width`
-        nodes with the best ways are visited and are the next beam. Other nodes are left out, and may be reached again
-        later. No node is visited twice.
+        is the softmax of the scores of a node's neighbours, those only that may be stepped to, each times the weight of
+        its edge, or of all parallel ones that pass. A node has the way to it with the largest product of weights; the
+        `beam_width` nodes with the best ways are visited and are the next beam. Other nodes are left out, and may be
+        reached again later. No node is visited twice.
 
         Parameters
         ----------

@@ -245,7 +245,8 @@ def resolve(attention_type: str | Attention, options: Options) -> tuple[Attentio
     Raises
     ------
     InvalidConfigError
-        Unknown type or option (the known ones are listed), or an option's value that cannot be.
+        Unknown type or option (the known ones are listed), or an option's value that cannot be, or would change
+        nothing.
     """
     if isinstance(attention_type, Attention):
         refuse_options(options)
@@ -265,6 +266,8 @@ def resolve(attention_type: str | Attention, options: Options) -> tuple[Attentio
         name: option.check(options[name], name) if name in options else option.default
         for name, option in row.options.items()
     }
+    if row.require_use is not None:
+        row.require_use(checked)
     return row, checked
 
 

@@ -207,9 +207,14 @@ def test_types_of_arrays_that_cannot_be(error, message, given):
 def test_names_and_types_that_cannot_be():
     graph = nx.DiGraph([(0, 1)])
     nx.set_node_attributes(graph, [1.0], "embedding")
-    message = "edge_type must be an attribute's name, which is hashable, got ['by']"
-    with pytest.raises(ab.InvalidConfigError, match=re.escape(message)):
-        ab.AttentionGraph(graph, edge_type=["by"])
+    for name in ("embedding", "weight", "edge_features", "edge_type"):
+        message = f"{name} must be an attribute's name, which is hashable, got ['by']"
+        with pytest.raises(ab.InvalidConfigError, match=re.escape(message)):
+            ab.AttentionGraph(graph, **{name: ["by"]})
+    for name in ("label", "edge_label"):
+        message = f"{name} must be an attribute's name, which is hashable, got ['by']"
+        with pytest.raises(ab.InvalidConfigError, match=re.escape(message)):
+            ab.AttentionGraph(graph).k_hop(0).plot(**{name: ["by"]})
     ag = ab.AttentionGraph(graph, edge_type="by")
     message = "got 'R'; known are none: no edge has a text as attribute 'by', edge_type= names another"
     for walk in (ag.k_hop, ag.neighborhood):

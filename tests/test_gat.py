@@ -375,6 +375,16 @@ CONFIG = ab.InvalidConfigError
             "negative_slope must go with in_dim or parameters",
         ),
         (
+            lambda: ab.AttentionGraph.from_arrays([[0], [0]], [[1.0]], negative_slope=0.9),
+            CONFIG,
+            "negative_slope must go with in_dim or parameters, without which logits are cosines; got 0.9",
+        ),
+        (
+            lambda: ab.AttentionGraph.from_arrays([[0], [0]], [[1.0]], version="v1"),
+            CONFIG,
+            "version must go with in_dim or parameters",
+        ),
+        (
             lambda: ab.AttentionVectorBridge(2, attention="gat", version="v1"),
             CONFIG,
             "version must go with in_dim or parameters",

@@ -40,11 +40,7 @@ def steps_from(graph, node, direction, weight):
     steps = {}
     for other, edge in found:
         steps.setdefault(other, []).append((1.0 if weight is None else graph.edges[edge].get(weight, 1.0), edge))
-    return {other: (total(edges, weight), heaviest(edges)) for other, edges in steps.items()}
-
-
-def total(edges, weight):
-    return 1.0 if weight is None else sum(heavy for heavy, _ in edges)
+    return {other: (sum(heavy for heavy, _ in edges), heaviest(edges)) for other, edges in steps.items()}
 
 
 def heaviest(edges):
@@ -207,10 +203,9 @@ def test_parallel_edges_are_one_step_by_the_heaviest():
     graph.add_edge("b", "a", "back", w=9.0)
     nx.set_node_attributes(graph, [1.0], "embedding")
     plain = ab.AttentionGraph(graph).neighborhood("a")
-    assert [(hit.node, hit.edges[0], hit.weights[0]) for hit in plain] == [
-        ("b", ("a", "b", "light"), 0.5),
-        ("c", ("a", "c", 0), 0.5),
-    ]
+    assert [(hit.node, hit.edges[0]) for hit in plain] == [("b", ("a", "b", "light")), ("c", ("a", "c", 0))]
+    assert [hit.weights[0] for hit in plain] == pytest.approx([3 / 4, 1 / 4])
+    assert [hit.weights[0] for hit in ab.AttentionGraph(graph).k_hop("a", 1)[1:]] == pytest.approx([3 / 4, 1 / 4])
     weighted = ab.AttentionGraph(graph, weight="w").neighborhood("a")
     assert weighted[0].edges == [("a", "b", "heavy")]
     assert [hit.weights[0] for hit in weighted] == pytest.approx([5 / 6, 1 / 6])
@@ -1146,3 +1141,10 @@ def test_shown():
     ag = ab.AttentionGraph(small(nx.MultiDiGraph), attention="scaled_dot", scale=2.0)
     assert repr(ag) == "AttentionGraph(MultiDiGraph of 4 nodes, 3 edges, 'scaled_dot', scale=2.0)"
     assert repr(ab.AttentionGraph(small(nx.Graph))).startswith("AttentionGraph(Graph of 4 nodes, 3 edges, 'gat'")
+
+
+def test_twice_stored_entries_are_edges_in_csr_form_and_added_in_coo_form():
+    rows, ones = [[1.0], [1.0], [1.0]], np.ones(3)
+    coo = scipy.sparse.coo_array((ones, ([0, 0, 0], [1, 1, 2])), shape=(3, 3))
+    csr = scipy.sparse.csr_array((ones, [1, 1, 2], [0, 3, 3, 3]), shape=(3, 3))
+    assert [ab.AttentionGraph.from_arrays(matrix, rows).topology.count for matrix in (coo, csr)] == [2, 3]

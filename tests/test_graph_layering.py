@@ -1,5 +1,6 @@
 """Layers and attention over whole attention graphs, on all four classes of graphs."""
 
+import collections
 import copy
 import pickle
 import re
@@ -122,14 +123,11 @@ def test_coefficients_of_a_nodes_in_edges_sum_to_one(graph, direction, weight):
 @settings(max_examples=80, deadline=None)
 @given(graph=graphs(), weight=st.sampled_from([None, "heavy"]), direction=st.sampled_from(DIRECTIONS))
 def test_coefficients_are_the_weights_of_neighborhood(graph, weight, direction):
-    if graph.is_multigraph() or (graph.is_directed() and direction == "both"):
-        graph = nx.DiGraph(graph) if graph.is_directed() else nx.Graph(graph)  # parallel edges are one step in a walk
-        direction = "in"
     ag = ab.AttentionGraph(graph, weight=weight)
     shares = ag.forward(direction=direction).coefficients.tolist()
-    found = {
-        (source, target): share for share, (source, target, _) in zip(shares, columns(graph, direction), strict=True)
-    }
+    found = collections.Counter()  # parallel edges are one step in a walk
+    for share, (source, target, _) in zip(shares, columns(graph, direction), strict=True):
+        found[source, target] += share
     for node in graph:
         hits = ag.neighborhood(node, direction=direction)
         want = {(hit.node, node): hit.weights[0] for hit in hits}

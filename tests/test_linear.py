@@ -395,6 +395,16 @@ def test_memory_is_linear(rng):
             "num_features is of feature_map='favor' only",
         ),
         (
+            lambda: ab.AttentionGraph.from_arrays([[0], [0]], [[1.0]], attention="linear", num_features=99),
+            ab.InvalidConfigError,
+            "num_features is of feature_map='favor' only, got 99 with 'elu'",
+        ),
+        (
+            lambda: ab.AttentionGraph.from_arrays([[0], [0]], [[1.0]], attention="linear", feature_seed=1),
+            ab.InvalidConfigError,
+            "feature_seed is of feature_map='favor' only, got 1 with 'elu'",
+        ),
+        (
             lambda: ab.AttentionVectorBridge(3, attention="linear", num_features=5),
             ab.InvalidConfigError,
             "num_features is of feature_map='favor' only",

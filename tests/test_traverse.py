@@ -84,7 +84,7 @@ class Case:
                 heavy = self.graph.edges[edge].get(self.weight, 1.0) if self.weight else 1.0
                 found.setdefault(v if out else u, []).append((heavy, edge))
         found = {other: edges for other, edges in found.items() if self.enters(other)}
-        weights = {n: sum(h for h, _ in edges) if self.weight else 1.0 for n, edges in found.items()}
+        weights = {n: sum(h for h, _ in edges) for n, edges in found.items()}
         shares = {n: weight * math.exp(self.logit(n)) for n, weight in weights.items()}
         heaviest = {n: max(edges, key=lambda one: one[0])[1] for n, edges in found.items()}
         return {n: (share / sum(shares.values()), heaviest[n]) for n, share in shares.items()}
@@ -396,6 +396,14 @@ def test_parallel_edges_that_do_not_pass_weigh_nothing():
     assert found(edge_filter=lambda u, v, key: key != "rail", node_filter=lambda node: node != "d") == {
         "b": ("road", 0.5),
         "c": (0, 0.5),
+    }
+    ag = attend(graph)  # each weighs 1
+    assert found() == {"b": ("road", 0.4), "c": (0, 0.2), "d": ("rail", 0.4)}
+    assert found(edge_types="road") == {"b": ("road", 0.5), "c": (0, 0.5)}
+    assert found(edge_filter=lambda u, v, key: key != "rail") == {
+        "b": ("road", 0.333333),
+        "c": (0, 0.333333),
+        "d": (7, 0.333333),
     }
 
 

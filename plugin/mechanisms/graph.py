@@ -75,6 +75,20 @@ def _require_fit(options: Options, dim: int) -> None:
         require_dim(made.in_dim, dim)
 
 
+def _refuse_of_network(**given: Any) -> None:
+    """Refuse what only logits with parameters have a use for."""
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidConfigError(
+                f"{name} must go with in_dim or parameters, without which logits are cosines; got {value!r}"
+            )
+
+
+def _require_use(options: Options) -> None:
+    if options["parameters"] is None:
+        _refuse_of_network(version=options["version"], negative_slope=options["negative_slope"])
+
+
 def _slope(value: Any, name: str) -> float:
     return as_number(value, name, least=0.0, most=1.0)
 
@@ -98,6 +112,7 @@ GAT = AttentionType(
     mechanism=_mechanism,
     aliases=("gatv2", "graph"),
     require_fit=_require_fit,
+    require_use=_require_use,
 )
 
 
@@ -180,12 +195,8 @@ class GraphAttention(Attention):
         dropout: float = 0.0,
         causal: bool = False,
     ) -> None:
-        given = {"out_dim": out_dim, "version": version, "edge_dim": edge_dim, "negative_slope": negative_slope}
-        for name, value in given.items():
-            if value is not None and in_dim is None:
-                raise InvalidConfigError(
-                    f"{name} must go with in_dim or parameters, without which logits are cosines; got {value!r}"
-                )
+        if in_dim is None:
+            _refuse_of_network(out_dim=out_dim, version=version, edge_dim=edge_dim, negative_slope=negative_slope)
         self.in_dim = optional(as_dim_of_model)(in_dim, "in_dim")
         self.out_dim = self.in_dim if out_dim is None else as_dim_of_model(out_dim, "out_dim")
         self.version = None if in_dim is None else as_choice("v2" if version is None else version, "version", VERSIONS)

@@ -151,6 +151,13 @@ def _logits(query: npt.NDArray[Any], bias: float, keys: Keys, ids: Ids | None, o
         _fill(query[None], rows, options, ("query", "keys"), out[None])
 
 
+def _refuse_of_favor(feature_map: str, **given: Any) -> None:
+    """Refuse what only favor has a use for where the features are others."""
+    for name, value in given.items():
+        if value is not None and feature_map != "favor":
+            raise InvalidConfigError(f"{name} is of feature_map='favor' only, got {value!r} with {feature_map!r}")
+
+
 LINEAR = AttentionType(
     name="linear",
     complexity="O(n)",
@@ -176,6 +183,9 @@ LINEAR = AttentionType(
     aliases=("performer", "linear_attention"),
     # 20, which the products of unit vectors are scaled by, would be exp(20) in features: their own scale is kept.
     index_scale=lambda options, dim, unit: None,
+    require_use=lambda options: _refuse_of_favor(
+        options["feature_map"], num_features=options["num_features"], feature_seed=options["feature_seed"]
+    ),
 )
 
 
@@ -246,9 +256,7 @@ class LinearAttention(RegisteredAttention):
         max_seq_len: int | None = None,
     ) -> None:
         self.feature_map = as_choice(feature_map, "feature_map", FEATURE_MAPS)
-        for name, value in (("num_features", num_features), ("seed", seed)):
-            if value is not None and self.feature_map != "favor":
-                raise InvalidConfigError(f"{name} is of feature_map='favor' only, got {value!r} with {feature_map!r}")
+        _refuse_of_favor(self.feature_map, num_features=num_features, seed=seed)
         self.num_features = optional(_feature_count)(num_features, "num_features")
         self.seed = None if seed is None else as_count(seed, "seed", least=0)
         self.scale = optional(positive)(scale, "scale")

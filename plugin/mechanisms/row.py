@@ -66,6 +66,8 @@ class AttentionType:
     token_logits : callable or None
         (query_tokens (t, dt), token_weights (t,), TokenRows, ids (m,), options, out (m,) float64) -> None, of a type
         whose query and keys may be several token vectors each.
+    require_use : callable or None
+        (options) -> None; raises where an option would change nothing, as it goes with another one.
     """
 
     name: str
@@ -85,6 +87,7 @@ class AttentionType:
     require_fit: Callable[[Options, int], None] | None = None
     index_scale: Callable[[Options, int, bool], float | None] | None = None
     token_logits: Callable[..., None] | None = None
+    require_use: Callable[[Options], None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _named, (self.name,)
