@@ -382,7 +382,6 @@ def test_a_config_may_say_what_is_so_without_heads_or_dropout() -> None:
             r"a GraphAttentionConfig for GraphAttention, got AttentionConfig\(",
         ),
     ],
-    ids=str,
 )
 def test_what_is_no_config_of_a_mechanism(call: Callable[[], Any], message: str) -> None:
     remedy = (
@@ -412,7 +411,6 @@ EYE = np.eye(3, 12, dtype=np.float32)
         lambda: ab.register_attention("forgotten", attention=MADE),
         lambda: ab.connect(types={"forgotten": MADE}),
     ],
-    ids=str,
 )
 def test_a_forgotten_build(call: Callable[[], Any]) -> None:
     message = (
