@@ -1,5 +1,6 @@
 """Beam search along edges: of the nodes that a hop reaches, the best ways go on."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ def as_sources(source: Any, topology: Topology) -> Positions | None:
     """
     if source is None:
         return None
-    several = isinstance(source, list | tuple | set | frozenset | np.ndarray)
+    several = isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping)
     if not several or _is_node(source, topology):
         return np.array([topology.position(source)])
     nodes = source.tolist() if isinstance(source, np.ndarray) else list(source)

@@ -150,8 +150,9 @@ class Walking(GraphView):
         query : array_like, (d,)
         source : hashable, or list of hashable, optional
             Where to begin. Several nodes share the attention: each has a weight, the softmax of their scores, which is
-            part of the ways from there. A list is several nodes; a tuple is one where the graph has that node. By
-            default the `beam_width` nodes with the best scores of all.
+            part of the ways from there. A list is several nodes, as is all else that can be gone through, such as a
+            range or a Series; a tuple is one where the graph has that node. By default the `beam_width` nodes with the
+            best scores of all.
         max_hops : int, default 3
         beam_width : int, default 16
         limit : int, default 10

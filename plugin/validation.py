@@ -61,11 +61,14 @@ def kernel_ready(array: np.ndarray) -> np.ndarray:
 
 def _ragged_row(value: Any, name: str) -> str:
     """Say which row breaks the shape, for input that numpy cannot make an array of."""
+    shapeless = (
+        f"{name} must be numbers in rows of one length, got {type(value).__name__}; pass an array or lists of numbers"
+    )
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) > 0:
         try:
             sizes = [np.size(row) for row in value]
         except ValueError:
-            return f"{name} must be numbers in rows of one length"
+            return shapeless
         for row, size in enumerate(sizes):
             if value[row] is None:
                 return f"{name} must be rows of numbers: row {row} is None (NULL); fill or drop it"
@@ -74,7 +77,7 @@ def _ragged_row(value: Any, name: str) -> str:
                     f"{name} must be rows of one length: row 0 has {sizes[0]} values, row {row} has {size}; "
                     "pad or drop it"
                 )
-    return f"{name} must be numbers in rows of one length"
+    return shapeless
 
 
 def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
@@ -110,8 +113,11 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
             raise InvalidInputError(f"{name} must be real numbers: position {at} is None (NULL); fill or drop it")
         if array.ndim == 0 and array.dtype.kind in "US":
             raise InvalidInputError(f"{name} must be real numbers, got a text: {array.item()!r:.60}")
-        how = ".astype('float32')" if hasattr(value, "astype") else "float() of each"
-        raise InvalidInputError(f"{name} must be real numbers, got dtype {array.dtype}; convert with {how}")
+        how = "convert with .astype('float32')" if hasattr(value, "astype") else "convert with float() of each"
+        how = {"M": "pass their differences as numbers", "m": "divide by a unit", "c": "pass abs(), or .real"}.get(
+            array.dtype.kind, how
+        )
+        raise InvalidInputError(f"{name} must be real numbers, got dtype {array.dtype}; {how}")
     if keep_float64 and array.dtype.kind == "f" and array.dtype.itemsize == 8 and isinstance(value, np.ndarray):
         return kernel_ready(array.astype(np.float64, copy=False))  # in this machine's byte order
     with np.errstate(over="ignore"):

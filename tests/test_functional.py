@@ -415,7 +415,11 @@ BAD_INPUT = [
         ab.InvalidInputError,
         r"keys.*row 0 has 2 values, row 1 has 1; pad",
     ),
-    (lambda: ab.attention_scores(E1, [E1, [E1]]), ab.InvalidInputError, r"keys must be numbers in rows of one length"),
+    (
+        lambda: ab.attention_scores(E1, [E1, [E1]]),
+        ab.InvalidInputError,
+        r"keys must be numbers in rows of one length, got list; ",
+    ),
     (
         lambda: ab.attention_scores(E1, np.array([np.ones(2), np.ones(2), np.ones(3)], object)),
         ab.InvalidInputError,
@@ -430,7 +434,17 @@ BAD_INPUT = [
     (
         lambda: ab.attention_scores(E1, [[1j, 0]]),
         ab.InvalidInputError,
-        r"keys must be real numbers, got dtype complex128",
+        r"keys must be real numbers, got dtype complex128; pass abs\(\), or .real$",
+    ),
+    (
+        lambda: ab.attention_scores(np.array(["2026-01-01"], "M8[D]"), K2),
+        ab.InvalidInputError,
+        r"query must be real numbers, got dtype datetime64\[D\]; pass their differences as numbers$",
+    ),
+    (
+        lambda: ab.attention_scores(np.array([1], "m8[D]"), K2),
+        ab.InvalidInputError,
+        r"query must be real numbers, got dtype timedelta64\[D\]; divide by a unit$",
     ),
     (
         lambda: ab.attention_scores([True, False], K2),

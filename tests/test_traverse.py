@@ -461,6 +461,7 @@ def test_what_a_source_may_be():
     assert starts([(1, 2)]) == [(1, 2)]
     assert starts([1, 2, 1]) == [1, 2]  # the same node twice is one
     assert starts((2, 3)) == starts({2, 3}) == starts(np.array([2, 3])) == [2, 3]  # no such node
+    assert starts(range(2, 4)) == starts(iter([2, 3])) == starts({3: 0, 2: 0}.keys()) == [2, 3]
     assert starts("ab") == ["ab"]
     assert ag.traverse([1.0], [2, 2], max_hops=0)[0].log_weight == 0.0
 
