@@ -53,7 +53,7 @@ def test_a_bad_embedding_is_named_even_where_it_is_the_query():
         ag.neighborhood("a")
 
 
-@pytest.mark.parametrize("value", [["a", "b"], [1j, 0.0]])
+@pytest.mark.parametrize("value", [["a", "b"], [True, False]])
 def test_a_list_is_not_told_to_use_astype(value):
     ag = attend(nx.DiGraph)
     ag.graph.nodes["b"]["embedding"] = value
