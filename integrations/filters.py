@@ -1,7 +1,6 @@
 """Which edges and nodes a walk may take."""
 
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +10,10 @@ from attnbridge.errors import InvalidConfigError, InvalidInputError
 from attnbridge.integrations.clock import Clock
 from attnbridge.integrations.graph_data import GraphData, edge_type
 from attnbridge.integrations.topology import Positions, Topology
+from attnbridge.labels import some_of
 
 Passing = npt.NDArray[np.bool_]
 
-_SHOWN = 20  # known types that an error lists
 _BEGIN, _PIECE = 64, 4096  # edges that are read at a time to find one of a type: first, then at most
 _SHARE = 0.2  # of a time budget, to find one of each type
 
@@ -158,10 +157,8 @@ class Allowed:
             start, size = start + size, min(2 * size, _PIECE)
         examples.update((one, known[one]) for one in wanted if one in known)
         if missing and start >= count:
-            shown = ", ".join(map(repr, islice(known, _SHOWN)))
-            more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
             none = f"none: no edge has a text as attribute {self._data.type_name!r}, edge_type= names another"
             raise InvalidConfigError(
                 f"edge_types must be types that edges have, got {', '.join(map(repr, sorted(missing)))}; "
-                f"known are {shown or none}{more}"
+                f"known are {some_of(known) or none}"
             )

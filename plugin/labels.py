@@ -1,6 +1,8 @@
 """Names and texts as people can be shown them: in one line, printable, no longer than there is room for."""
 
 import unicodedata
+from collections.abc import Collection
+from itertools import islice
 
 
 def shown(name: object) -> str:
@@ -22,6 +24,19 @@ def shown(name: object) -> str:
     """
     text = str(name)
     return text if text.isprintable() else repr(text)
+
+
+def some_of(names: Collection[object], most: int = 20) -> str:
+    """Return the first of some names as messages list them, and how many more there are.
+
+    Examples
+    --------
+    >>> from attnbridge.labels import some_of
+    >>> some_of({"a": 1, "b": 2}), some_of(range(5), 2)
+    ("'a', 'b'", '0, 1 and 3 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, islice(names, most))) + more
 
 
 def middle_cut(text: str, longest: int) -> str:

@@ -92,15 +92,7 @@ def as_floats(value: Any, name: str, *, keep_float64: bool = False) -> Float:
         return value
     if np.ma.is_masked(value):  # np.asarray would let what is under the mask come through
         raise InvalidInputError(f"{name} must have no masked values; fill them with .filled(), or drop their rows")
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(_ragged_row(value, name)) from error
-    except RuntimeError as error:  # as torch says no to a tensor that is being differentiated
-        reason = str(error).rstrip(".")
-        raise InvalidInputError(
-            f"{name} must be numbers that numpy can read: {reason}; pass a tensor on as tensor.detach().cpu().numpy()"
-        ) from error
+    array = as_array(value, name)
     if array.dtype == object and array.size > 0:
         try:  # a column of lists or arrays, as pandas and pyarrow give it
             array = np.stack([np.asarray(row) for row in array])
@@ -136,12 +128,17 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any]:
     Raises
     ------
     InvalidInputError
-        Ragged rows.
+        Ragged rows, or a tensor that is being differentiated.
     """
     try:
         return np.asarray(value)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(_ragged_row(value, name)) from error
+    except RuntimeError as error:  # as torch says no to a tensor that is being differentiated
+        reason = str(error).rstrip(".")
+        raise InvalidInputError(
+            f"{name} must be numbers that numpy can read: {reason}; pass a tensor on as tensor.detach().cpu().numpy()"
+        ) from error
 
 
 def all_finite(array: npt.NDArray[Any]) -> bool:

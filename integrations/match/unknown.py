@@ -2,12 +2,11 @@
 
 import warnings
 from collections.abc import Iterable
-from itertools import islice
 
 from attnbridge.integrations.match.elements import Elements
 from attnbridge.integrations.match.reader import Reader
+from attnbridge.labels import some_of
 
-_SHOWN = 20  # known names that a warning lists
 _OF_CALLER = 5  # frames up: of whoever called `AttentionGraph.match`
 
 
@@ -46,9 +45,7 @@ def _warn(option: str, attribute: str, what: str, missing: set[str], found: Iter
             break
     if missing:
         wanted = " or ".join(map(repr, sorted(missing)))
-        shown = ", ".join(map(repr, islice(known, _SHOWN)))
-        more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
-        there = f"{shown}{more} ({option}= names the attribute)"
+        there = f"{some_of(known)} ({option}= names the attribute)"
         none = f"none: no {what.split()[0]} has a text as attribute {attribute}, {option}= names another"
         warnings.warn(
             f"the pattern matches nothing: no {what} {wanted}; known are {there if known else none}",
